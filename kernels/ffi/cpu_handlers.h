@@ -1,0 +1,6 @@
+// The handlers that XLA's CPU runtimes call.
+#pragma once
+
+#include "xla/ffi/api/c_api.h"
+
+extern "C" XLA_FFI_Error* nadam_xla_update_v1_cpu(XLA_FFI_CallFrame* call_frame);

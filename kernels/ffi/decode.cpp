@@ -1,0 +1,144 @@
+#include "kernels/ffi/decode.h"
+
+#include <sstream>
+#include <stdexcept>
+
+#include "kernels/update_rule.h"
+
+namespace nadam_xla::ffi {
+namespace {
+
+using Dimensions = xla::ffi::Span<const std::int64_t>;
+using xla::ffi::AnyBuffer;
+using xla::ffi::DataType;
+
+template <typename... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream message;
+  message << "nadam_xla_update_v1: ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+std::string to_string(const Dimensions& dimensions) {
+  std::ostringstream text;
+  text << '[';
+  for (std::size_t i = 0; i < dimensions.size(); ++i) text << (i ? "," : "") << dimensions[i];
+  text << ']';
+  return text.str();
+}
+
+struct BufferName {
+  const char* group;
+  std::size_t leaf;
+};
+
+std::ostream& operator<<(std::ostream& out, const BufferName& name) {
+  return out << name.group << '[' << name.leaf << ']';
+}
+
+// The shape that all buffers of one leaf share, which is that of its parameter.
+struct LeafShape {
+  std::size_t leaf;
+  DataType type;
+  Dimensions dimensions;
+};
+
+void check_same_shape(const LeafShape& expected, const char* group, const AnyBuffer& buffer) {
+  if (buffer.element_type() == expected.type && buffer.dimensions() == expected.dimensions) return;
+  refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
+         to_string(buffer.dimensions()), "; it must be ", expected.type,
+         to_string(expected.dimensions), " like ", BufferName{"params", expected.leaf});
+}
+
+template <typename T>
+constexpr DataType data_type() {
+  return sizeof(T) == sizeof(float) ? DataType::F32 : DataType::F64;
+}
+
+struct Table {
+  std::int64_t batch;
+  std::int64_t rows;
+};
+
+Table check_table(const AnyBuffer& coefficients, std::size_t leaves) {
+  const Dimensions shape = coefficients.dimensions();
+  const bool fits = shape.size() == 3 && shape[2] == kRowLength &&
+                    (shape[1] == 1 || shape[1] == static_cast<std::int64_t>(leaves));
+  if (!fits) {
+    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
+           "; it must be [batch, rows, ", kRowLength, "] with 1 row or ", leaves,
+           ", one for each leaf");
+  }
+  return {shape[0], shape[1]};
+}
+
+// The elements of one batch entry of a leaf.
+std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
+  std::int64_t elements = 1;
+  for (const std::int64_t dimension : shape.dimensions) elements *= dimension;
+  if (batch == 1) return elements;
+  if (shape.dimensions.size() == 0 || shape.dimensions[0] != batch) {
+    refuse(BufferName{"params", shape.leaf}, " is ", shape.type, to_string(shape.dimensions),
+           "; its first axis must be the batch of ", batch, " that coefficients has");
+  }
+  return batch == 0 ? 0 : elements / batch;
+}
+
+}  // namespace
+
+template <typename T>
+UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::RemainingArgs& leaves,
+                            const xla::ffi::RemainingRets& results, bool returns_change) {
+  constexpr std::size_t kOperandGroups = 4;
+  constexpr std::size_t kResultGroups = 3;
+  const std::size_t n = leaves.size() / kOperandGroups;
+  if (leaves.size() % kOperandGroups != 0 || results.size() != kResultGroups * n) {
+    refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
+           " results; n leaves need 4 n (params, grads, mu, nu) and 3 n (params, mu, nu)");
+  }
+
+  const auto operand = [&](std::size_t group, std::size_t leaf) -> AnyBuffer {
+    const auto buffer = leaves.get<AnyBuffer>(group * n + leaf);
+    if (!buffer) refuse("operand ", 1 + group * n + leaf, ": ", buffer.error().message());
+    return *buffer;
+  };
+  const auto result = [&](std::size_t group, std::size_t leaf) -> AnyBuffer {
+    auto buffer = results.get<AnyBuffer>(group * n + leaf);
+    if (!buffer) refuse("result ", group * n + leaf, ": ", buffer.error().message());
+    return **std::move(buffer);
+  };
+
+  const Table table = check_table(coefficients, n);
+  UpdateCall<T> call;
+  call.coefficients = static_cast<const T*>(coefficients.untyped_data());
+  call.batch = table.batch;
+  call.rows = table.rows;
+  call.returns = returns_change ? Returns::kChange : Returns::kParams;
+  call.leaves.reserve(n);
+  for (std::size_t leaf = 0; leaf < n; ++leaf) {
+    const AnyBuffer params = operand(0, leaf);
+    const LeafShape shape{leaf, data_type<T>(), params.dimensions()};
+    const auto input = [&](const char* group, const AnyBuffer& buffer) {
+      check_same_shape(shape, group, buffer);
+      return static_cast<const T*>(buffer.untyped_data());
+    };
+    const auto output = [&](const char* group, const AnyBuffer& buffer) {
+      check_same_shape(shape, group, buffer);
+      return static_cast<T*>(buffer.untyped_data());
+    };
+    call.leaves.push_back(
+        {input("params", params), input("grads", operand(1, leaf)), input("mu", operand(2, leaf)),
+         input("nu", operand(3, leaf)), output("result params", result(0, leaf)),
+         output("result mu", result(1, leaf)), output("result nu", result(2, leaf)),
+         entry_length(shape, table.batch)});
+  }
+  return call;
+}
+
+template UpdateCall<float> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
+                                         const xla::ffi::RemainingRets&, bool);
+template UpdateCall<double> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
+                                          const xla::ffi::RemainingRets&, bool);
+
+}  // namespace nadam_xla::ffi

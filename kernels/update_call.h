@@ -1,0 +1,35 @@
+// One call of the update: what the FFI layer decodes and the CPU and CUDA layers execute.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace nadam_xla {
+
+// What the first results of a call hold.
+enum class Returns { kParams, kChange };
+
+// The seven streams of a stretch of `length` elements. An output is either the very memory of its
+// input or memory that overlaps none of the inputs.
+template <typename T>
+struct Streams {
+  const T* params;
+  const T* grads;
+  const T* mu;
+  const T* nu;
+  T* updated;  // the new parameters (the input: params), or their change (the input: grads)
+  T* mu_out;
+  T* nu_out;
+  std::int64_t length;
+};
+
+template <typename T>
+struct UpdateCall {
+  const T* coefficients;  // [batch][rows][kRowLength]
+  std::int64_t batch;     // the leading axis of every leaf; 1 where there is none
+  std::int64_t rows;      // 1: one row for all leaves; otherwise one for each leaf
+  Returns returns;
+  std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
+};
+
+}  // namespace nadam_xla

@@ -1,0 +1,126 @@
+"""From schedules and conventions to the row of coefficients that drives the update rule.
+
+The kernel knows no schedule and no framework's convention; it knows the row. These functions fold
+the rest into it. They use arithmetic operators alone, so the arguments may be Python floats or the
+scalars of any array library, and each framework's own scalar arithmetic is preserved: ``1 - b2``
+with a Python float is optax's 0.001, with a float32 scalar it is Keras's 0.00099998713.
+
+Sources: Dozat 2016, "Incorporating Nesterov Momentum into Adam" (the momentum schedule and its
+product); Kingma & Ba 2015, "Adam" (the bias correction of the second moment).
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+Scalar: TypeAlias = Any
+"""A Python number, or a zero-dimensional array of any library."""
+
+
+class Coefficients(NamedTuple):
+    """One row of the table, in the kernel's order; the defaults switch the optional parts off.
+
+    ::
+
+        g' = clamp(grad_scale * g, -clip_value, +clip_value) + l2 * p
+        m' = m + one_minus_b1 * (g' - m)
+        v' = v + one_minus_b2 * (g'*g' - v)
+        p' = p - decay * p - (c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)
+
+    Where ``skip`` is not zero, ``p``, ``m`` and ``v`` stay as they are. NaN and infinite gradients
+    pass through the clamp.
+    """
+
+    c_m: Scalar
+    c_g: Scalar
+    c_v: Scalar
+    one_minus_b1: Scalar
+    one_minus_b2: Scalar
+    eps: Scalar
+    eps_root: Scalar = 0.0
+    decay: Scalar = 0.0
+    l2: Scalar = 0.0
+    grad_scale: Scalar = 1.0
+    clip_value: Scalar = math.inf
+    skip: Scalar = 0.0
+
+
+class Momentum(NamedTuple):
+    """The momentum of step t, that of step t + 1, and the product of those of the steps 1 to t."""
+
+    current: Scalar
+    following: Scalar
+    product: Scalar
+
+
+def constant_momentum(b1: Scalar, count: Scalar) -> Momentum:
+    """The convention of ``optax.nadam``: ``mu_t = b1``, whose product is ``b1**count``.
+
+    Args:
+        b1: the decay rate of the first moment.
+        count: the number of this step, counted from 1.
+    """
+    return Momentum(b1, b1, b1**count)
+
+
+def scheduled_momentum(
+    b1: Scalar, count: Scalar, momentum_decay: Scalar, product_before: Scalar
+) -> Momentum:
+    """Dozat's schedule, ``mu_t = b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
+
+    Args:
+        b1: the decay rate of the first moment.
+        count: the number of this step, counted from 1.
+        momentum_decay: 0.004 in ``torch.optim.NAdam``; 1 in ``keras.optimizers.Nadam``.
+        product_before: the product of the momenta of all earlier steps; 1 before the first. It has
+            no closed form, so the optimizer's state carries it.
+    """
+    current = b1 * (1.0 - 0.5 * 0.96 ** (count * momentum_decay))
+    following = b1 * (1.0 - 0.5 * 0.96 ** ((count + 1) * momentum_decay))
+    return Momentum(current, following, product_before * current)
+
+
+def nadam(
+    *,
+    learning_rate: Scalar,
+    momentum: Momentum,
+    b1: Scalar,
+    b2: Scalar,
+    b2_power: Scalar,
+    eps: Scalar,
+    eps_root: Scalar = 0.0,
+    decay: Scalar = 0.0,
+) -> Coefficients:
+    """The row of a Nadam step.
+
+    Args:
+        learning_rate: of this step.
+        momentum: of this step.
+        b1: the decay rate of the first moment.
+        b2: the decay rate of the second moment.
+        b2_power: ``b2**t``, t the number of this step, counted from 1.
+        eps: added to the denominator, outside the square root.
+        eps_root: added inside the square root.
+        decay: the fraction of the parameter that this step takes away (learning rate included).
+    """
+    return Coefficients(
+        c_m=learning_rate * momentum.following / (1.0 - momentum.product * momentum.following),
+        c_g=learning_rate * (1.0 - momentum.current) / (1.0 - momentum.product),
+        c_v=1.0 / (1.0 - b2_power),
+        one_minus_b1=1.0 - b1,
+        one_minus_b2=1.0 - b2,
+        eps=eps,
+        eps_root=eps_root,
+        decay=decay,
+    )
+
+
+def check_decay_rate(name: str, value: object) -> None:
+    """Raises ``ValueError`` for a number outside [0, 1). Arrays and callables pass unseen."""
+    if isinstance(value, (int, float)) and not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} is {value!r}; it must be at least 0 and less than 1")
+
+
+def check_not_negative(name: str, value: object) -> None:
+    """Raises ``ValueError`` for a negative number or NaN. Arrays and callables pass unseen."""
+    if isinstance(value, (int, float)) and not value >= 0.0:
+        raise ValueError(f"{name} is {value!r}; it must not be negative")

@@ -1,0 +1,51 @@
+"""How the primitive reaches XLA: the custom call where there is a kernel, plain StableHLO elsewhere."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.interpreters import mlir
+
+from nadam_xla import _native
+from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, nadam_update_p, reference
+
+UPDATE_TARGET = "nadam_xla_update_v1"
+PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
+
+
+def install() -> None:
+    """Registers the handlers with JAX's XLA, and the primitive's lowerings.
+
+    Raises:
+        ImportError: this jaxlib's FFI is older than the one that the kernels were built for.
+    """
+    _check_ffi_version()
+    for target, handler in _native.registrations().items():
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    for platform in PLATFORMS_WITH_KERNEL:
+        mlir.register_lowering(nadam_update_p, _lower_to_custom_call, platform=platform)
+    mlir.register_lowering(nadam_update_p, mlir.lower_fun(reference, multiple_results=True))
+
+
+def _check_ffi_version() -> None:
+    """A handler built for a newer FFI is refused silently and surfaces as 'No FFI handler' later."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    found = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
+    runtime = tuple(int(number) for number in found)
+    built = _native.FFI_API_VERSION
+    if runtime[0] != built[0] or runtime < built:
+        raise ImportError(
+            f"nadam_xla was built for version {built[0]}.{built[1]} of XLA's FFI, and jaxlib"
+            f" {jax.lib.__version__} has {'.'.join(map(str, runtime))}; it needs a jaxlib of the"
+            " same major and at least that minor version"
+        )
+
+
+def _lower_to_custom_call(ctx: Any, *operands: Any, returns_change: bool) -> Any:
+    n = (len(operands) - 1) // OPERANDS_OF_LEAF
+    params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
+    updated = grads if returns_change else params
+    aliases = {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
+    lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
+    return lower(ctx, *operands, returns_change=returns_change)

@@ -1,0 +1,125 @@
+"""The primitive: what it takes, what it returns, and how it transforms.
+
+``nadam_update_p`` binds ``coefficients, *params, *grads, *mu, *nu`` and returns
+``*params, *mu, *nu`` (with ``returns_change``, the change of the parameters in place of them).
+The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1 or
+the size of a leading axis that every leaf then has. Everything has one dtype, float32 or float64.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
+
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.reference import update_reference
+
+OPERANDS_OF_LEAF = 4  # params, grads, mu, nu
+RESULTS_OF_LEAF = 3  # params, mu, nu
+
+nadam_update_p = Primitive("nadam_xla_update")
+nadam_update_p.multiple_results = True
+
+
+def reference(
+    coefficients: jax.Array, *leaves: jax.Array, returns_change: bool
+) -> list[jax.Array]:
+    """The reference rule over the primitive's flat operands."""
+    n = len(leaves) // OPERANDS_OF_LEAF
+    params, grads, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
+    return update_reference(coefficients, params, grads, mu, nu, returns_change=returns_change)
+
+
+@nadam_update_p.def_impl
+def _run_eagerly(*operands: jax.Array, returns_change: bool) -> list[jax.Array]:
+    return _compiled(returns_change)(*operands)
+
+
+@cache
+def _compiled(returns_change: bool) -> Any:
+    return jax.jit(lambda *operands: nadam_update_p.bind(*operands, returns_change=returns_change))
+
+
+@nadam_update_p.def_abstract_eval
+def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> list[Any]:
+    del returns_change
+    n, left_over = divmod(len(leaves), OPERANDS_OF_LEAF)
+    if left_over:
+        raise TypeError(f"nadam_update got {len(leaves)} leaves; it takes four groups of one size")
+    batch, rows, width = coefficients.shape
+    if width != len(Coefficients._fields) or rows not in (1, n):
+        raise TypeError(
+            f"nadam_update got a table of the shape {coefficients.shape}; the rows must be 1 or {n}"
+            f" and the columns {len(Coefficients._fields)}"
+        )
+    params = leaves[:n]
+    for i, leaf in enumerate(leaves):
+        like = params[i % n]
+        if leaf.shape != like.shape or leaf.dtype != coefficients.dtype:
+            raise TypeError(
+                f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
+                f" {like.shape} and the dtype {coefficients.dtype}"
+            )
+        if batch != 1 and leaf.shape[:1] != (batch,):
+            raise TypeError(
+                f"nadam_update got {leaf.str_short()} as operand {1 + i}; its first axis must be"
+                f" the table's batch of {batch}"
+            )
+    mu, nu = leaves[2 * n : 3 * n], leaves[3 * n :]
+    return [aval.update(weak_type=False) for aval in (*params, *mu, *nu)]
+
+
+def _batch(
+    operands: Sequence[Any], axes: Sequence[int | None], *, returns_change: bool
+) -> tuple[list[jax.Array], list[int]]:
+    """One call whatever is batched; a batched table (a population of rates) uses its batch axis."""
+    size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    (table, *leaves), (table_axis, *leaf_axes) = operands, axes
+    batch_before = table.shape[0 if table_axis is None or table_axis > 0 else 1]
+
+    def bind(table: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+        return nadam_update_p.bind(table, *leaves, returns_change=returns_change)
+
+    if table_axis is None:
+        # Behind the axis that the table already knows, or in front where it knows none.
+        to = 0 if batch_before == 1 else 1
+        moved = [_batched_at(to, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
+        results = bind(table, moved)
+        return results, [to] * len(results)
+
+    table = jnp.moveaxis(table, table_axis, 0)
+    moved = [_batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
+    if batch_before == 1:
+        results = bind(table[:, 0], moved)
+    else:
+        merged = [x.reshape(size * batch_before, *x.shape[2:]) for x in moved]
+        flat = bind(table.reshape(size * batch_before, *table.shape[2:]), merged)
+        results = [x.reshape(size, batch_before, *x.shape[1:]) for x in flat]
+    return results, [0] * len(results)
+
+
+def _batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
+    if axis is not None:
+        return jnp.moveaxis(x, axis, to)
+    return jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], size, *x.shape[to:]))
+
+
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, returns_change: bool
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The fused call for the values, the reference rule for their tangents."""
+
+    def rule(*operands: jax.Array) -> list[jax.Array]:
+        return reference(*operands, returns_change=returns_change)
+
+    tangents = [ad.instantiate_zeros(t) for t in tangents]
+    values = nadam_update_p.bind(*primals, returns_change=returns_change)
+    return values, jax.jvp(rule, tuple(primals), tuple(tangents))[1]
+
+
+batching.primitive_batchers[nadam_update_p] = _batch
+ad.primitive_jvps[nadam_update_p] = _jvp
