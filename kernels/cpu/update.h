@@ -1,15 +1,38 @@
 // One fused Nadam step over the leaves of a call.
 #pragma once
 
+#include <cstdint>
+#include <utility>
+
+#include "kernels/cpu/chunk_plan.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/update_loop.h"
 #include "kernels/update_call.h"
 
 namespace nadam_xla::cpu {
 
+// The chunks of a call, to be run in any order and on any threads, each once.
 template <typename T>
-void update(const UpdateCall<T>& call, const Pool& pool);
+class UpdateWork {
+ public:
+  explicit UpdateWork(UpdateCall<T> call);
+  std::int64_t chunks() const { return plan_.count(); }
+  void run(std::int64_t chunk) const;
 
-extern template void update<float>(const UpdateCall<float>&, const Pool&);
-extern template void update<double>(const UpdateCall<double>&, const Pool&);
+ private:
+  UpdateCall<T> call_;
+  ChunkPlan plan_;
+  UpdateLoop<T> loop_;
+};
+
+extern template class UpdateWork<float>;
+extern template class UpdateWork<double>;
+
+// Runs the whole call, sharing it with the pool's threads.
+template <typename T>
+void update(UpdateCall<T> call, const Pool& pool) {
+  const UpdateWork<T> work(std::move(call));
+  run_chunks(work.chunks(), [&work](std::int64_t chunk) { work.run(chunk); }, pool);
+}
 
 }  // namespace nadam_xla::cpu

@@ -9,8 +9,9 @@ import optax
 from jax.typing import ArrayLike
 
 from nadam_xla import coefficients as conventions
+from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Coefficients, check_decay_rate, check_not_negative
-from nadam_xla.jax.update import PyTree, check_floating, compute_dtype, nadam_update
+from nadam_xla.jax.update import PyTree, check_floating, nadam_update
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
@@ -202,7 +203,10 @@ def _transformation(
 
 
 def _zero_moments(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p))), params)
+    def zeros(p: ArrayLike) -> jax.Array:
+        return jnp.zeros_like(p, dtype=compute_dtype(str(jnp.result_type(p))))
+
+    return jax.tree.map(zeros, params)
 
 
 def _masked_rows(row: Coefficients, mask: Mask, params: PyTree) -> jax.Array:

@@ -1,12 +1,12 @@
 """The update over pytrees: checks, widening of narrow floats, and the cut into calls."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
+from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
 from nadam_xla.jax.primitive import nadam_update_p
@@ -14,11 +14,6 @@ from nadam_xla.jax.primitive import nadam_update_p
 lowering.install()
 
 PyTree: TypeAlias = Any
-
-# XLA's time to compile a call grows faster than its operands, and its time to start one is paid for
-# each; some tens of leaves are the best of both.
-LEAVES_IN_CALL = 32
-
 
 class _Leaf(NamedTuple):
     params: jax.Array
@@ -66,7 +61,7 @@ def nadam_update(
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
     leaves, treedef = _checked_leaves(params, grads, mu, nu)
     results: list[Any] = [None] * len(leaves)
-    for dtype, indices in _calls(leaves):
+    for dtype, indices in calls([str(leaf.params.dtype) for leaf in leaves]):
         table = _table(coefficients, dtype, indices, len(leaves))
         call = [leaves[i] for i in indices]
         wide = [x.astype(dtype) for group in zip(*call, strict=True) for x in group]
@@ -80,11 +75,6 @@ def nadam_update(
             )
     first, second, third = (treedef.unflatten([r[i] for r in results]) for i in range(3))
     return first, second, third
-
-
-def compute_dtype(dtype: DTypeLike) -> jnp.dtype[Any]:
-    """The dtype in which a leaf of this dtype is updated: float64 for float64, else float32."""
-    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
 def check_floating(name: str, tree: PyTree) -> None:
@@ -128,18 +118,8 @@ def _check_structure(name: str, tree: PyTree, treedef: jax.tree_util.PyTreeDef) 
         )
 
 
-def _calls(leaves: Sequence[_Leaf]) -> Iterator[tuple[jnp.dtype[Any], list[int]]]:
-    """The indices of the leaves of each call: some tens of one compute dtype."""
-    by_dtype: dict[jnp.dtype[Any], list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        by_dtype.setdefault(compute_dtype(leaf.params.dtype), []).append(i)
-    for dtype, indices in by_dtype.items():
-        for start in range(0, len(indices), LEAVES_IN_CALL):
-            yield dtype, indices[start : start + LEAVES_IN_CALL]
-
-
 def _table(
-    coefficients: Coefficients | ArrayLike, dtype: jnp.dtype[Any], indices: list[int], leaves: int
+    coefficients: Coefficients | ArrayLike, dtype: str, indices: list[int], leaves: int
 ) -> jax.Array:
     """The primitive's table, [1, 1 or the number of indices, K], for the leaves of one call."""
     if isinstance(coefficients, Coefficients):

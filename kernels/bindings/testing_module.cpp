@@ -1,0 +1,125 @@
+// The Python module nadam_xla._native_testing, built for the tests alone: the layers below the FFI.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cpu/chunk_plan.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/update.h"
+
+namespace nb = nanobind;
+
+namespace nadam_xla {
+namespace {
+
+using Stretch = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+std::vector<std::vector<Stretch>> stretches(std::vector<std::int64_t> lengths, std::int64_t batch,
+                                            std::int64_t chunk_length) {
+  const cpu::ChunkPlan plan(std::move(lengths), batch, chunk_length);
+  std::vector<std::vector<Stretch>> chunks(plan.count());
+  for (std::int64_t chunk = 0; chunk < plan.count(); ++chunk) {
+    plan.for_each_stretch(chunk, [&](std::int64_t leaf, std::int64_t entry, std::int64_t begin,
+                                     std::int64_t length) {
+      chunks[chunk].emplace_back(leaf, entry, begin, length);
+    });
+  }
+  return chunks;
+}
+
+// A pool that starts its tasks at once, on threads of their own, or only when told to.
+class TestPool final : public cpu::Pool {
+ public:
+  enum class Start { kAtOnce, kOnThreads, kLate };
+
+  TestPool(std::int64_t threads, Start start) : threads_(threads), start_(start) {}
+  ~TestPool() override {
+    for (std::thread& thread : running_) thread.join();
+  }
+
+  std::int64_t threads() const override { return threads_; }
+  void schedule(std::function<void()> task) const override {
+    switch (start_) {
+      case Start::kAtOnce:
+        task();
+        break;
+      case Start::kOnThreads:
+        running_.emplace_back(std::move(task));
+        break;
+      case Start::kLate:
+        waiting_.push_back(std::move(task));
+        break;
+    }
+  }
+  std::int64_t start_waiting() const {
+    for (const auto& task : waiting_) task();
+    return static_cast<std::int64_t>(waiting_.size());
+  }
+
+ private:
+  std::int64_t threads_;
+  Start start_;
+  mutable std::vector<std::thread> running_;
+  mutable std::vector<std::function<void()>> waiting_;
+};
+
+TestPool::Start parse_start(const std::string& start) {
+  if (start == "at once") return TestPool::Start::kAtOnce;
+  if (start == "on threads") return TestPool::Start::kOnThreads;
+  if (start == "late") return TestPool::Start::kLate;
+  throw std::invalid_argument("start is '" + start + "'");
+}
+
+// How often each chunk was run, and how many helpers started after the call was over.
+std::tuple<std::vector<int>, std::int64_t> run_chunks(std::int64_t chunks, std::int64_t threads,
+                                                      const std::string& start) {
+  std::vector<std::atomic<int>> runs(chunks);
+  const TestPool pool(threads, parse_start(start));
+  {
+    // Gone by the time a late helper starts, as the caller of the real thing would be.
+    const std::function<void(std::int64_t)> body = [&runs](std::int64_t i) { ++runs[i]; };
+    cpu::run_chunks(chunks, body, pool);
+  }
+  const std::int64_t late = pool.start_waiting();
+  return {std::vector<int>(runs.begin(), runs.end()), late};
+}
+
+using Leaf = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Runs the chosen chunks of an in-place update of one leaf; returns how many chunks there are.
+std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, const Leaf& grads,
+                               const Leaf& mu, const Leaf& nu,
+                               const std::vector<std::int64_t>& chunks) {
+  const cpu::UpdateWork<float> work(
+      {coefficients.data(),
+       1,
+       1,
+       Returns::kParams,
+       {{params.data(), grads.data(), mu.data(), nu.data(), params.data(), mu.data(), nu.data(),
+         static_cast<std::int64_t>(params.size())}}});
+  for (const std::int64_t chunk : chunks) work.run(chunk);
+  return work.chunks();
+}
+
+}  // namespace
+}  // namespace nadam_xla
+
+NB_MODULE(_native_testing, m) {
+  m.def("stretches", &nadam_xla::stretches, nb::arg("lengths"), nb::arg("batch"),
+        nb::arg("chunk_length"));
+  m.def("run_chunks", &nadam_xla::run_chunks, nb::arg("chunks"), nb::arg("threads"),
+        nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("run_update_chunks", &nadam_xla::run_update_chunks, nb::arg("coefficients"),
+        nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
+}

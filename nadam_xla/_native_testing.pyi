@@ -1,0 +1,12 @@
+import numpy as np
+from numpy.typing import NDArray
+
+_Leaf = NDArray[np.float32]
+
+def stretches(
+    lengths: list[int], batch: int, chunk_length: int
+) -> list[list[tuple[int, int, int, int]]]: ...
+def run_chunks(chunks: int, threads: int, start: str) -> tuple[list[int], int]: ...
+def run_update_chunks(
+    coefficients: _Leaf, params: _Leaf, grads: _Leaf, mu: _Leaf, nu: _Leaf, chunks: list[int]
+) -> int: ...

@@ -1,0 +1,17 @@
+"""For the backends that have no fused step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def serves(trainable_variables: Sequence[Any]) -> bool:
+    """No variables."""
+    del trainable_variables
+    return False
+
+
+def step(
+    optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+) -> None:
+    """Never called, for ``serves`` says no."""
+    raise NotImplementedError

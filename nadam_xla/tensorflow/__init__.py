@@ -1,0 +1,10 @@
+"""Nadam inside TensorFlow's XLA: the fused update of tensors, and raw ops on variables.
+
+Importing this registers the kernels with the XLA that is part of TensorFlow. Where that cannot be
+reached, the ops raise :class:`NotImplementedError` and say why.
+"""
+
+from nadam_xla.tensorflow import raw_ops
+from nadam_xla.tensorflow.update import nadam_update
+
+__all__ = ["nadam_update", "raw_ops"]

@@ -1,0 +1,60 @@
+"""The way into TensorFlow's own XLA: the one place that touches what TensorFlow does not document.
+
+TensorFlow links an XLA of its own, with its own registry of handlers. The library exports
+``xla::ffi::GetXlaFfiApi()``, through which a handler is registered, and the op ``XlaCallModule``
+carries StableHLO, and with it a typed custom call, into a graph.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from nadam_xla import _native
+
+SUPPORTED = "TensorFlow 2.18 to 2.21 for Linux"
+_LIBRARY = "libtensorflow_cc.so.2"
+_GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
+
+
+def _register_kernels() -> None:
+    """Registers the kernels with TensorFlow's XLA; ``OSError`` or ``AttributeError`` if it hides."""
+    path = Path(tf.sysconfig.get_lib()) / _LIBRARY
+    # NOLOAD: the library that TensorFlow itself runs on, never a second copy of it.
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    get_api = getattr(library, _GET_XLA_FFI_API)
+    get_api.restype = ctypes.c_void_p
+    _native.register_with_runtime(get_api())
+
+
+def _load() -> tuple[Any, str | None]:
+    """The op's wrapper, or None and the reason why it cannot be had."""
+    try:
+        from tensorflow.compiler.tf2xla.python.xla import call_module  # noqa: PLC0415
+
+        _register_kernels()
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    return call_module, None
+
+
+call_module, _why_unavailable = _load()
+
+
+def unavailable() -> str | None:
+    """Why the fused update cannot run in this TensorFlow; None where it can."""
+    if _why_unavailable is None:
+        return None
+    return (
+        f"nadam_xla cannot reach the XLA of TensorFlow {tf.__version__} ({_why_unavailable});"
+        f" it supports {SUPPORTED}"
+    )
+
+
+def check_available() -> None:
+    """Raises ``NotImplementedError`` where :func:`unavailable` has a reason."""
+    reason = unavailable()
+    if reason is not None:
+        raise NotImplementedError(reason)
