@@ -30,7 +30,7 @@ inline constexpr int kRowLength = 12;
 
 // The order in which the coefficients stand in a row; nadam_xla/coefficients.py has it too.
 inline constexpr const char* kRowFields[kRowLength] = {
-    "c_m", "c_g",   "c_v", "one_minus_b1", "one_minus_b2", "eps",
+    "c_m",      "c_g",   "c_v", "one_minus_b1", "one_minus_b2", "eps",
     "eps_root", "decay", "l2",  "grad_scale",   "clip_value",   "skip"};
 
 template <typename T>
@@ -72,8 +72,8 @@ NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, T p, T g, T m, T v) {
   const T mu = m + row.one_minus_b1 * (gradient - m);
   const T nu = v + row.one_minus_b2 * (gradient * gradient - v);
   const T decayed = row.decay * p;
-  const T step = (row.c_m * mu + row.c_g * gradient) /
-                 (square_root(row.c_v * nu + row.eps_root) + row.eps);
+  const T step =
+      (row.c_m * mu + row.c_g * gradient) / (square_root(row.c_v * nu + row.eps_root) + row.eps);
   return {p - decayed - step, -(decayed + step), mu, nu};
 }
 

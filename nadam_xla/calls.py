@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 LEAVES_IN_CALL = 32
-"""XLA takes disproportionately long to compile a call of hundreds of leaves, and pays for the start of
-each call when it runs; some tens of leaves are the best of both."""
+"""XLA takes disproportionately long to compile a call of hundreds of leaves, and pays for the start
+of each call when it runs; some tens of leaves are the best of both."""
 
 
 def compute_dtype(dtype: str) -> str:

@@ -66,13 +66,16 @@ NB_MODULE(_native, m) {
   using namespace nadam_xla;
   m.def("registrations", &registrations,
         "The CPU handlers by custom-call target, as capsules for jax.ffi.register_ffi_target.");
-  m.def("register_with_runtime", &register_with_runtime, nb::arg("api_address"),
-        "Registers the CPU handlers with the XLA runtime whose XLA_FFI_Api stands at this address.");
-  m.def("row_fields",
-        [] { return std::vector<std::string>(std::begin(kRowFields), std::end(kRowFields)); },
-        "The coefficients of a row, in order.");
-  m.def("instruction_set", [] { return std::string(cpu::instruction_set().name); },
-        "The instruction set that the loops use in this process.");
+  m.def(
+      "register_with_runtime", &register_with_runtime, nb::arg("api_address"),
+      "Registers the CPU handlers with the XLA runtime whose XLA_FFI_Api stands at this address.");
+  m.def(
+      "row_fields",
+      [] { return std::vector<std::string>(std::begin(kRowFields), std::end(kRowFields)); },
+      "The coefficients of a row, in order.");
+  m.def(
+      "instruction_set", [] { return std::string(cpu::instruction_set().name); },
+      "The instruction set that the loops use in this process.");
   m.def("available_instruction_sets", &cpu::available_instruction_sets,
         "The instruction sets that this machine can run, narrowest first.");
   m.attr("FFI_API_VERSION") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

@@ -30,10 +30,10 @@ std::vector<std::vector<Stretch>> stretches(std::vector<std::int64_t> lengths, s
   const cpu::ChunkPlan plan(std::move(lengths), batch, chunk_length);
   std::vector<std::vector<Stretch>> chunks(plan.count());
   for (std::int64_t chunk = 0; chunk < plan.count(); ++chunk) {
-    plan.for_each_stretch(chunk, [&](std::int64_t leaf, std::int64_t entry, std::int64_t begin,
-                                     std::int64_t length) {
-      chunks[chunk].emplace_back(leaf, entry, begin, length);
-    });
+    plan.for_each_stretch(
+        chunk, [&](std::int64_t leaf, std::int64_t entry, std::int64_t begin, std::int64_t length) {
+          chunks[chunk].emplace_back(leaf, entry, begin, length);
+        });
   }
   return chunks;
 }

@@ -10,8 +10,8 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// The caller's treatment of denormals and its rounding mode, lent to this thread: which thread takes
-// a chunk must not show in the result.
+// The caller's treatment of denormals and its rounding mode, lent to this thread: which thread
+// takes a chunk must not show in the result.
 class AdoptedFloatingPointMode {
  public:
   explicit AdoptedFloatingPointMode(const std::fenv_t& mode) {
@@ -26,8 +26,8 @@ class AdoptedFloatingPointMode {
   std::fenv_t own_;
 };
 
-// Outlives the call: a helper that starts late still finds it, sees that no chunk is left, and never
-// touches `body_`, which is gone by then.
+// Outlives the call: a helper that starts late still finds it, sees that no chunk is left, and
+// never touches `body_`, which is gone by then.
 class SharedWork {
  public:
   SharedWork(std::int64_t chunks, const std::function<void(std::int64_t)>& body)

@@ -59,8 +59,8 @@ void update_stretch(const T* coefficients, const Streams<T>& streams, Returns re
 #define NADAM_XLA_STRINGIZE(x) NADAM_XLA_STRINGIZE_(x)
 
 namespace NADAM_XLA_ISA {
-extern const InstructionSet kInstructionSet = {
-    NADAM_XLA_STRINGIZE(NADAM_XLA_ISA), &update_stretch<float>, &update_stretch<double>};
+extern const InstructionSet kInstructionSet = {NADAM_XLA_STRINGIZE(NADAM_XLA_ISA),
+                                               &update_stretch<float>, &update_stretch<double>};
 }
 
 }  // namespace nadam_xla::cpu

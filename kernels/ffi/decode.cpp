@@ -127,11 +127,11 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
       check_same_shape(shape, group, buffer);
       return static_cast<T*>(buffer.untyped_data());
     };
-    call.leaves.push_back(
-        {input("params", params), input("grads", operand(1, leaf)), input("mu", operand(2, leaf)),
-         input("nu", operand(3, leaf)), output("result params", result(0, leaf)),
-         output("result mu", result(1, leaf)), output("result nu", result(2, leaf)),
-         entry_length(shape, table.batch)});
+    call.leaves.push_back({input("params", params), input("grads", operand(1, leaf)),
+                           input("mu", operand(2, leaf)), input("nu", operand(3, leaf)),
+                           output("result params", result(0, leaf)),
+                           output("result mu", result(1, leaf)),
+                           output("result nu", result(2, leaf)), entry_length(shape, table.batch)});
   }
   return call;
 }

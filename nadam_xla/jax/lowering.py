@@ -1,6 +1,7 @@
-"""How the primitive reaches XLA: the custom call where there is a kernel, plain StableHLO elsewhere."""
+"""How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def install() -> None:
 
 
 def _check_ffi_version() -> None:
-    """A handler built for a newer FFI is refused silently and surfaces as 'No FFI handler' later."""
+    """Without this, a handler that the runtime refuses surfaces as 'No FFI handler' much later."""
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
     found = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
     runtime = tuple(int(number) for number in found)
@@ -37,7 +38,7 @@ def _check_ffi_version() -> None:
     if runtime[0] != built[0] or runtime < built:
         raise ImportError(
             f"nadam_xla was built for version {built[0]}.{built[1]} of XLA's FFI, and jaxlib"
-            f" {jax.lib.__version__} has {'.'.join(map(str, runtime))}; it needs a jaxlib of the"
+            f" {version('jaxlib')} has {'.'.join(map(str, runtime))}; it needs a jaxlib of the"
             " same major and at least that minor version"
         )
 

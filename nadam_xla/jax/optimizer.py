@@ -28,20 +28,22 @@ class NadamState(NamedTuple):
             ``momentum_decay`` is None, for then it is ``b1**count``.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
     mu: PyTree
     nu: PyTree
     momentum_product: jax.Array | None
 
 
-class NadamTransformation(optax.GradientTransformationExtraArgs):
+class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
     """An optax gradient transformation that can also take the whole step in one pass."""
 
     apply: Callable[..., tuple[PyTree, NadamState]]
     """``apply(grads, state, params) -> (params, state)``: the new parameters themselves.
 
-    In place, if the caller donates ``state`` and ``params`` to the ``jax.jit`` around it. It equals
-    ``update`` followed by ``optax.apply_updates`` to rounding, and saves that pass.
+    It equals ``update`` followed by ``optax.apply_updates`` to rounding, and saves that pass. It is
+    in place where the ``jax.jit`` around it donates ``params`` and ``state``. Let that function
+    take them in the order in which it returns them: JAX pairs donated arguments with results of the
+    same shape one after the other, and where it pairs moments with parameters, XLA must copy.
     """
 
     def __new__(  # noqa: D102 - a named tuple's constructor
@@ -50,7 +52,7 @@ class NadamTransformation(optax.GradientTransformationExtraArgs):
         update: optax.TransformUpdateExtraArgsFn,
         apply: Callable[..., tuple[PyTree, NadamState]],
     ) -> "NadamTransformation":
-        self = super().__new__(cls, init, update)
+        self: NadamTransformation = super().__new__(cls, init, update)
         self.apply = apply
         return self
 
@@ -109,17 +111,15 @@ def nadamw(
         eps: as in :func:`nadam`.
         eps_root: as in :func:`nadam`.
         weight_decay: not negative.
-        mask: which leaves decay: a tree of booleans with the structure of the parameters or a prefix
-            of it, or a function that makes one from the parameters; None: all.
+        mask: which leaves decay: a tree of booleans with the structure of the parameters or a
+            prefix of it, or a function that makes one from the parameters; None: all.
         momentum_decay: as in :func:`nadam`.
 
     Raises:
         ValueError: a number is out of its range.
     """
     check_not_negative("weight_decay", weight_decay)
-    return _transformation(
-        learning_rate, b1, b2, eps, eps_root, momentum_decay, weight_decay, mask
-    )
+    return _transformation(learning_rate, b1, b2, eps, eps_root, momentum_decay, weight_decay, mask)
 
 
 def _transformation(

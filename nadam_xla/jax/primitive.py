@@ -2,12 +2,13 @@
 
 ``nadam_update_p`` binds ``coefficients, *params, *grads, *mu, *nu`` and returns
 ``*params, *mu, *nu`` (with ``returns_change``, the change of the parameters in place of them).
-The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1 or
-the size of a leading axis that every leaf then has. Everything has one dtype, float32 or float64.
+The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1
+or the size of a leading axis that every leaf then has. Everything has one dtype, float32 or
+float64.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -25,26 +26,32 @@ nadam_update_p = Primitive("nadam_xla_update")
 nadam_update_p.multiple_results = True
 
 
-def reference(
-    coefficients: jax.Array, *leaves: jax.Array, returns_change: bool
-) -> list[jax.Array]:
+def reference(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
     """The reference rule over the primitive's flat operands."""
     n = len(leaves) // OPERANDS_OF_LEAF
     params, grads, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
     return update_reference(coefficients, params, grads, mu, nu, returns_change=returns_change)
 
 
-@nadam_update_p.def_impl
+def bind(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
+    """The primitive, applied."""
+    results = nadam_update_p.bind(  # type: ignore[no-untyped-call]
+        coefficients, *leaves, returns_change=returns_change
+    )
+    return list(results)
+
+
+@nadam_update_p.def_impl  # type: ignore[untyped-decorator]
 def _run_eagerly(*operands: jax.Array, returns_change: bool) -> list[jax.Array]:
     return _compiled(returns_change)(*operands)
 
 
 @cache
-def _compiled(returns_change: bool) -> Any:
-    return jax.jit(lambda *operands: nadam_update_p.bind(*operands, returns_change=returns_change))
+def _compiled(returns_change: bool) -> Callable[..., list[jax.Array]]:
+    return jax.jit(partial(bind, returns_change=returns_change))
 
 
-@nadam_update_p.def_abstract_eval
+@nadam_update_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> list[Any]:
     del returns_change
     n, left_over = divmod(len(leaves), OPERANDS_OF_LEAF)
@@ -81,23 +88,21 @@ def _batch(
     (table, *leaves), (table_axis, *leaf_axes) = operands, axes
     batch_before = table.shape[0 if table_axis is None or table_axis > 0 else 1]
 
-    def bind(table: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
-        return nadam_update_p.bind(table, *leaves, returns_change=returns_change)
-
     if table_axis is None:
         # Behind the axis that the table already knows, or in front where it knows none.
         to = 0 if batch_before == 1 else 1
         moved = [_batched_at(to, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
-        results = bind(table, moved)
+        results = bind(table, *moved, returns_change=returns_change)
         return results, [to] * len(results)
 
     table = jnp.moveaxis(table, table_axis, 0)
     moved = [_batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
     if batch_before == 1:
-        results = bind(table[:, 0], moved)
+        results = bind(table[:, 0], *moved, returns_change=returns_change)
     else:
         merged = [x.reshape(size * batch_before, *x.shape[2:]) for x in moved]
-        flat = bind(table.reshape(size * batch_before, *table.shape[2:]), merged)
+        table = table.reshape(size * batch_before, *table.shape[2:])
+        flat = bind(table, *merged, returns_change=returns_change)
         results = [x.reshape(size, batch_before, *x.shape[1:]) for x in flat]
     return results, [0] * len(results)
 
@@ -112,13 +117,10 @@ def _jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, returns_change: bool
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The fused call for the values, the reference rule for their tangents."""
-
-    def rule(*operands: jax.Array) -> list[jax.Array]:
-        return reference(*operands, returns_change=returns_change)
-
-    tangents = [ad.instantiate_zeros(t) for t in tangents]
-    values = nadam_update_p.bind(*primals, returns_change=returns_change)
-    return values, jax.jvp(rule, tuple(primals), tuple(tangents))[1]
+    rule = partial(reference, returns_change=returns_change)
+    dense = [ad.instantiate_zeros(t) for t in tangents]  # type: ignore[no-untyped-call]
+    values = bind(*primals, returns_change=returns_change)
+    return values, jax.jvp(rule, tuple(primals), tuple(dense))[1]
 
 
 batching.primitive_batchers[nadam_update_p] = _batch

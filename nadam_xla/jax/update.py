@@ -9,11 +9,12 @@ from jax.typing import ArrayLike
 from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
-from nadam_xla.jax.primitive import nadam_update_p
+from nadam_xla.jax.primitive import bind
 
 lowering.install()
 
 PyTree: TypeAlias = Any
+
 
 class _Leaf(NamedTuple):
     params: jax.Array
@@ -37,16 +38,16 @@ def nadam_update(
     no longer needs them), and nothing is copied.
 
     Args:
-        coefficients: a ``Coefficients`` of scalars; or an array of the shape ``[K]``, one row for all
-            leaves, or ``[n, K]``, a row for each of the n leaves in the order of
+        coefficients: a ``Coefficients`` of scalars; or an array of the shape ``[K]``, one row for
+            all leaves, or ``[n, K]``, a row for each of the n leaves in the order of
             ``jax.tree.leaves(params)``. ``vmap`` adds batch axes.
         params: a pytree of floating-point arrays of any shape. float32 and float64 are computed as
             they are; narrower ones are widened to float32 and rounded back.
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype.
         mu: the first moments, likewise.
         nu: the second moments, likewise.
-        returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds what
-            must be added to the old ones, which is what optax calls updates.
+        returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds
+            what must be added to the old ones, which is what optax calls updates.
 
     Returns:
         The new parameters (or their change), first moments and second moments: each with the
@@ -65,7 +66,7 @@ def nadam_update(
         table = _table(coefficients, dtype, indices, len(leaves))
         call = [leaves[i] for i in indices]
         wide = [x.astype(dtype) for group in zip(*call, strict=True) for x in group]
-        updated = nadam_update_p.bind(table, *wide, returns_change=returns == "change")
+        updated = bind(table, *wide, returns_change=returns == "change")
         groups = (updated[i * len(call) : (i + 1) * len(call)] for i in range(3))
         for i, leaf, p, m, v in zip(indices, call, *groups, strict=True):
             results[i] = (
@@ -97,7 +98,7 @@ def _checked_leaves(
     for name, tree in trees.items():
         _check_structure(name, tree, treedef)
         check_floating(name, tree)
-        columns.append([jnp.asarray(leaf) for leaf in treedef.flatten_up_to(tree)])
+        columns.append([jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
     leaves = [_Leaf(*column) for column in zip(*columns, strict=True)]
     for (path, _), leaf in zip(with_paths, leaves, strict=True):
         for name, x in leaf._asdict().items():

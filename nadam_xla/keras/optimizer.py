@@ -89,8 +89,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         if self.built:
             return
         super().build(var_list)
-        if self._u_product.dtype in _NARROW:
-            narrow = self._u_product
+        if self._u_product.dtype in _NARROW:  # type: ignore[has-type]
+            narrow = self._u_product  # type: ignore[has-type]
             self._u_product = keras.Variable(1.0, dtype="float32", trainable=False)
             self._untrack_variable(narrow)
 

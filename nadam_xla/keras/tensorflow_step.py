@@ -19,7 +19,7 @@ _compiled_steps = WeakKeyDictionary()
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
-    """Whether the kernel can be reached, all variables are on the CPU, and no strategy is active."""
+    """Whether the kernel can be reached, all variables are on the CPU, and no strategy is on."""
     reason = unavailable()
     if reason is not None:
         _warn_once(reason)

@@ -5,9 +5,10 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla import coefficients as conventions
+from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Momentum
 from nadam_xla.tensorflow import runtime
-from nadam_xla.tensorflow.update import nadam_update
+from nadam_xla.tensorflow.update import nadam_update, scalar
 
 
 def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
@@ -26,7 +27,9 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     grad: Any,
     name: str | None = None,
 ) -> None:
-    """Updates ``var``, ``m`` and ``v`` in place, in one pass, by the Nadam rule::
+    """Updates ``var``, ``m`` and ``v`` in place, in one pass, by the Nadam rule.
+
+    ::
 
         m <- m + (1 - beta1) * (grad - m)
         v <- v + (1 - beta2) * (grad**2 - v)
@@ -69,18 +72,18 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
             raise TypeError(f"grad has the dtype {grad.dtype.name}; it must be floating")
         variables = {"var": var, "m": m, "v": v}
         dtypes = [_checked_dtype(name, variable, grad) for name, variable in variables.items()]
-        scalar = tf.float64 if dtypes[0] == tf.float64 else tf.float32
+        dtype = compute_dtype(dtypes[0].name)
         row = conventions.nadam(
-            learning_rate=tf.cast(lr, scalar),
+            learning_rate=scalar(lr, dtype),
             momentum=Momentum(
-                tf.cast(momentum, scalar),
-                tf.cast(next_momentum, scalar),
-                tf.cast(momentum_product, scalar),
+                scalar(momentum, dtype),
+                scalar(next_momentum, dtype),
+                scalar(momentum_product, dtype),
             ),
-            b1=tf.cast(beta1, scalar),
-            b2=tf.cast(beta2, scalar),
-            b2_power=tf.cast(beta2_power, scalar),
-            eps=tf.cast(epsilon, scalar),
+            b1=scalar(beta1, dtype),
+            b2=scalar(beta2, dtype),
+            b2_power=scalar(beta2_power, dtype),
+            eps=scalar(epsilon, dtype),
         )
         _apply([_handle(variable) for variable in variables.values()], dtypes, row, grad)
 
@@ -99,13 +102,12 @@ def _checked_dtype(name: str, variable: Any, grad: Any) -> Any:
             )
         return variable.dtype
     if getattr(variable, "dtype", None) != tf.resource:
-        raise TypeError(
-            f"{name} is {variable!r}; it must be a tf.Variable or the handle of one"
-        )
+        raise TypeError(f"{name} is {variable!r}; it must be a tf.Variable or the handle of one")
     return grad.dtype
 
 
-@tf.function(jit_compile=True, autograph=False)  # compiled even where the caller is not: in place
+# Compiled even where the caller is not, for only then it is in place.
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _apply(handles: list[Any], dtypes: list[Any], row: Any, grad: Any) -> None:
     var, m, v = (
         tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), grad.shape)

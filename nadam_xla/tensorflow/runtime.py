@@ -20,7 +20,7 @@ _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 
 
 def _register_kernels() -> None:
-    """Registers the kernels with TensorFlow's XLA; ``OSError`` or ``AttributeError`` if it hides."""
+    """Raises ``OSError`` or ``AttributeError`` where TensorFlow's XLA cannot be found."""
     path = Path(tf.sysconfig.get_lib()) / _LIBRARY
     # NOLOAD: the library that TensorFlow itself runs on, never a second copy of it.
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)

@@ -30,8 +30,8 @@ def nadam_update(
         coefficients: one row of scalars for all tensors.
         params: n floating-point tensors of static shape. float32 and float64 are computed as they
             are; narrower ones are widened to float32 and rounded back.
-        grads: the gradients, of the same shapes and any floating dtype. ``tf.IndexedSlices`` are made
-            dense, the slices of equal indices summed.
+        grads: the gradients, of the same shapes and any floating dtype. ``tf.IndexedSlices`` are
+            made dense, the slices of equal indices summed.
         mu: the first moments, of the same shapes.
         nu: the second moments, of the same shapes.
 
@@ -53,11 +53,14 @@ def nadam_update(
         updated = _call(coefficients, dtype, leaves)
         kept = (tensors["params"], tensors["mu"], tensors["nu"])
         for i, *new in zip(indices, *updated, strict=True):
-            results[i] = [
-                tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)
-            ]
+            results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
     new_params, new_mu, new_nu = ([r[i] for r in results] for i in range(3))
     return new_params, new_mu, new_nu
+
+
+def scalar(value: Any, dtype: Any) -> Any:
+    """The value in this dtype; ``tf.cast`` would round a Python float to float32 first."""
+    return tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
 
 
 def _check(tensors: dict[str, list[Any]]) -> None:
@@ -77,7 +80,7 @@ def _check(tensors: dict[str, list[Any]]) -> None:
 
 def _call(coefficients: Coefficients, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     """One custom call; ``leaves`` and the results are grouped as its operands and results are."""
-    row = tf.stack([tf.cast(c, dtype) for c in coefficients])
+    row = tf.stack([scalar(c, dtype) for c in coefficients])
     table = tf.reshape(row, (1, 1, len(coefficients)))
     shapes = tuple(tuple(x.shape.as_list()) for x in leaves[0])
     n = len(shapes)

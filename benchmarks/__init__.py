@@ -1,0 +1,1 @@
+"""Measurements of nadam-xla against what a user would pick instead."""

@@ -1,0 +1,99 @@
+"""Nothing is copied: from pointers and from the compiled program."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nadam_xla.jax import lowering, nadam, nadamw, primitive
+
+
+def pointers(tree: Any) -> list[int]:
+    return [x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) if x.ndim and x.size]
+
+
+def params_of(leaves: int) -> list[jax.Array]:
+    # The sizes differ, so that JAX's pairing of donated arguments can be read off the pointers.
+    return [jnp.ones((64, i + 1)) for i in range(leaves)]
+
+
+def mean_loss(params: list[jax.Array], x: jax.Array) -> jax.Array:
+    return sum(jnp.mean((x @ p) ** 2) for p in params)
+
+
+@pytest.mark.parametrize("leaves", [1, 5, 70])
+@pytest.mark.parametrize(
+    "tx", [nadam(1e-3), nadam(1e-3, momentum_decay=1.0), nadamw(1e-3)], ids=["constant", "scheduled", "w"]
+)
+class TestTrainingStep:
+    def step(self, tx: Any) -> Any:
+        def step(params: Any, state: Any, x: jax.Array) -> tuple[Any, Any, jax.Array]:
+            loss, grads = jax.value_and_grad(mean_loss)(params, x)
+            params, state = tx.apply(grads, state, params)
+            return params, state, loss
+
+        return jax.jit(step, donate_argnums=(0, 1))
+
+    def test_parameters_and_moments_keep_their_memory(self, tx: Any, leaves: int) -> None:
+        params = params_of(leaves)
+        state = tx.init(params)
+        step, x = self.step(tx), jnp.ones((8, 64))
+        before = pointers(params), pointers(state.mu), pointers(state.nu)
+        for _ in range(3):
+            params, state, _ = step(params, state, x)
+        assert (pointers(params), pointers(state.mu), pointers(state.nu)) == before
+
+    def test_the_compiled_step_copies_nothing(self, tx: Any, leaves: int) -> None:
+        params = params_of(leaves)
+        compiled = self.step(tx).lower(params, tx.init(params), jnp.ones((8, 64))).compile()
+        text = compiled.as_text()
+        assert " copy(" not in text
+        assert "copy-start" not in text
+        calls = text.count('custom_call_target="nadam_xla_update_v1"')
+        assert calls == -(-leaves // 32), "some tens of leaves in a call"
+        aliased = text.split("input_output_alias={", 1)[1].split("entry_computation_layout")[0]
+        assert aliased.count("-alias)") >= 3 * leaves
+
+
+def test_the_update_needs_no_temporary_memory_to_speak_of() -> None:
+    tx = nadam(1e-3)
+    params = [jnp.ones((512, 512)) for _ in range(8)]
+    state = tx.init(params)
+    step = jax.jit(
+        lambda params, state, grads: tx.apply(grads, state, params), donate_argnums=(0, 1)
+    )
+    analysis = step.lower(params, state, params).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes <= 64 * 1024
+
+
+def test_arguments_that_are_not_donated_stay_as_they_are() -> None:
+    tx = nadam(1e-3)
+    params = params_of(3)
+    state = tx.init(params)
+    kept = jax.tree.map(np.array, (params, state))
+    new_params, new_state = jax.jit(tx.apply)(params, state, params)
+    jax.tree.map(np.testing.assert_array_equal, kept, (params, state))
+    assert not np.array_equal(new_params[0], params[0])
+    assert new_state.count == 1
+
+
+def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering._native, "FFI_API_VERSION", (0, 99))
+    with pytest.raises(ImportError, match=r"built for version 0.99 of XLA's FFI, and jaxlib .* has"):
+        lowering.install()
+
+
+def test_the_primitive_checks_what_reaches_it_past_the_functions_above() -> None:
+    x = jnp.ones((2, 3))
+    table = jnp.ones((1, 1, 12))
+    for operands, message in [
+        ((table, x, x, x), "it takes four groups"),
+        ((table[..., :5], x, x, x, x), "a table of the shape"),
+        ((table, x, x.T, x, x), r"operand 2; it must have the shape \(2, 3\)"),
+        ((table, x, x.astype(jnp.float16), x, x), "operand 2; .* dtype float32"),
+        ((jnp.ones((5, 1, 12)), x, x, x, x), "first axis must be the table's batch of 5"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            primitive.bind(*operands, returns_change=False)

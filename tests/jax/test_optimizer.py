@@ -1,0 +1,218 @@
+"""nadam and nadamw against optax, PyTorch and the float64 oracle."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+import torch
+
+from nadam_xla.jax import NadamState, nadam, nadamw
+
+STEPS = 300
+SHAPES = {"kernel": (7, 5), "bias": (5,), "scale": (), "empty": (0, 3), "deep": {"w": (2, 3, 4)}}
+
+
+def tree(seed: int, scale: float = 1.0) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda s: jnp.asarray(scale * rng.normal(size=s), jnp.float32),
+        SHAPES,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+
+
+PARAMS = tree(0)
+GRADS = [tree(1 + t, scale=0.1 + t % 7) for t in range(STEPS)]
+
+
+def train(tx: optax.GradientTransformation, *, apply: bool = False) -> tuple[Any, Any]:
+    @jax.jit
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        if apply:
+            return tx.apply(grads, state, params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = PARAMS, tx.init(PARAMS)
+    for grads in GRADS:
+        params, state = step(params, state, grads)
+    assert step._cache_size() == 1, "recompiled"
+    return params, state
+
+
+def assert_close(a: Any, b: Any, rtol: float = 2e-5, atol: float = 2e-6) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+SCHEDULE = optax.warmup_cosine_decay_schedule(0.0, 0.02, 30, STEPS)
+PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "defaults": (lambda: nadam(1e-2), lambda: optax.nadam(1e-2)),
+    "schedule": (lambda: nadam(SCHEDULE), lambda: optax.nadam(SCHEDULE)),
+    "array as learning rate": (
+        lambda: nadam(jnp.float32(0.01)),
+        lambda: optax.nadam(jnp.float32(0.01)),
+    ),
+    "all numbers": (
+        lambda: nadam(0.01, b1=0.8, b2=0.95, eps=1e-3, eps_root=1e-4),
+        lambda: optax.nadam(0.01, b1=0.8, b2=0.95, eps=1e-3, eps_root=1e-4),
+    ),
+    "no first moment": (lambda: nadam(0.01, b1=0.0), lambda: optax.nadam(0.01, b1=0.0)),
+    "weight decay": (
+        lambda: nadamw(0.01, weight_decay=0.1),
+        lambda: optax.nadamw(0.01, weight_decay=0.1),
+    ),
+    "weight decay, schedule": (
+        lambda: nadamw(SCHEDULE, weight_decay=0.1),
+        lambda: optax.nadamw(SCHEDULE, weight_decay=0.1),
+    ),
+    "weight decay, mask of a function": (
+        lambda: nadamw(0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+        lambda: optax.nadamw(
+            0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("apply", [False, True], ids=["update", "apply"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_it_equals_optax(pair: str, apply: bool) -> None:
+    ours, theirs = PAIRS[pair]
+    params, state = train(ours(), apply=apply)
+    expected, expected_state = train(theirs())
+    assert_close(params, expected)
+    moments = next(
+        s for s in jax.tree.leaves(expected_state, is_leaf=is_moments) if is_moments(s)
+    )
+    assert_close(state.mu, moments.mu)
+    assert_close(state.nu, moments.nu)
+    assert state.count == moments.count == STEPS
+
+
+def is_moments(x: Any) -> bool:
+    return isinstance(x, optax.ScaleByAdamState)
+
+
+@pytest.mark.parametrize("momentum_decay", [None, 0.004, 1.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_it_equals_the_float64_oracle(momentum_decay: float | None, weight_decay: float) -> None:
+    tx = nadamw(SCHEDULE, weight_decay=weight_decay, momentum_decay=momentum_decay)
+    params, _ = train(tx, apply=True)
+    expected = jax.tree.map(
+        lambda p, *grads: oracle.nadam(
+            p,
+            grads,
+            learning_rate=lambda count: float(SCHEDULE(count)),
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+        ),
+        PARAMS,
+        *GRADS,
+    )
+    assert_close(params, expected)
+
+
+def test_in_float64_it_equals_the_oracle_to_many_digits() -> None:
+    grads = [np.asarray(g["kernel"], np.float64) for g in GRADS]
+    start = np.asarray(PARAMS["kernel"], np.float64)
+    with jax.enable_x64(True):
+        tx = nadam(1e-2, momentum_decay=0.004)
+        params = jnp.asarray(start)
+        state = tx.init(params)
+        step = jax.jit(tx.apply)
+        for g in grads:
+            params, state = step(g, state, params)
+        assert params.dtype == state.mu.dtype == state.nu.dtype == jnp.float64
+    # The momentum product is a float32 scalar of the state.
+    expected = oracle.nadam(start, grads, learning_rate=1e-2, momentum_decay=0.004)
+    np.testing.assert_allclose(params, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_it_equals_pytorch(weight_decay: float) -> None:
+    start = [p for p in jax.tree.leaves(PARAMS) if p.size]
+    torch_params = [torch.nn.Parameter(torch.tensor(np.asarray(p))) for p in start]
+    judge = torch.optim.NAdam(
+        torch_params, lr=1e-2, weight_decay=weight_decay, decoupled_weight_decay=True
+    )
+    for tree_of_grads in GRADS:
+        grads = [g for g in jax.tree.leaves(tree_of_grads) if g.size]
+        for p, g in zip(torch_params, grads, strict=True):
+            p.grad = torch.tensor(np.asarray(g))
+        judge.step()
+    params, _ = train(nadamw(1e-2, weight_decay=weight_decay, momentum_decay=0.004), apply=True)
+    ours = [p for p in jax.tree.leaves(params) if p.size]
+    assert_close(ours, [p.detach().numpy() for p in torch_params])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_parameters_train_with_moments_in_float32(dtype: str) -> None:
+    start = jnp.linspace(-1, 1, 1000).astype(dtype)
+    tx = nadam(1e-2)
+    params, state = start, tx.init(start)
+    assert state.mu.dtype == state.nu.dtype == jnp.float32
+    for _ in range(100):
+        grads = params - jnp.asarray(0.5, dtype)
+        params, state = jax.jit(tx.apply)(grads, state, params)
+    updates, _ = tx.update(grads, state, params)
+    assert params.dtype == updates.dtype == dtype
+    assert float(jnp.abs(params - 0.5).max()) < 0.75 * float(jnp.abs(start - 0.5).max())
+
+
+def test_update_works_without_parameters_where_nothing_decays() -> None:
+    tx = nadam(1e-2)
+    with_params, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS)
+    without, _ = tx.update(GRADS[0], tx.init(PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, with_params, without)
+    with pytest.raises(ValueError, match="nadamw needs the parameters"):
+        nadamw(1e-2).update(GRADS[0], tx.init(PARAMS))
+
+
+def test_it_is_an_optax_transformation() -> None:
+    tx = nadam(1e-2)
+    assert isinstance(tx, optax.GradientTransformationExtraArgs)
+    init, update = tx
+    assert (init, update) == (tx.init, tx.update)
+    chained = train(optax.chain(optax.clip_by_global_norm(1.0), nadam(1e-2)))[0]
+    assert_close(chained, train(optax.chain(optax.clip_by_global_norm(1.0), optax.nadam(1e-2)))[0])
+    multi = train(optax.MultiSteps(nadam(1e-2), 4).gradient_transformation())[0]
+    assert_close(multi, train(optax.MultiSteps(optax.nadam(1e-2), 4).gradient_transformation())[0])
+
+
+def test_the_state_of_a_constant_momentum_holds_no_product() -> None:
+    assert nadam(1e-3).init(PARAMS).momentum_product is None
+    state = nadam(1e-3, momentum_decay=1.0).init(PARAMS)
+    assert isinstance(state, NadamState)
+    assert state.momentum_product == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"b1": 1.0}, r"b1 is 1.0; it must be at least 0 and less than 1"),
+        ({"b1": -0.1}, r"b1 is -0.1"),
+        ({"b2": float("nan")}, r"b2 is nan"),
+        ({"b2": np.float64(1.5)}, r"b2 is .*1.5"),
+        ({"eps": -1e-8}, r"eps is -1e-08; it must not be negative"),
+        ({"eps_root": -1.0}, r"eps_root is -1.0"),
+        ({"momentum_decay": -1}, r"momentum_decay is -1"),
+        ({"learning_rate": -1e-3}, r"learning_rate is -0.001"),
+    ],
+)
+def test_numbers_out_of_range_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nadam(**{"learning_rate": 1e-3, **arguments})
+    with pytest.raises(ValueError, match=message):
+        nadamw(**{"learning_rate": 1e-3, **arguments})
+    with pytest.raises(ValueError, match="weight_decay is -1"):
+        nadamw(1e-3, weight_decay=-1)
+
+
+def test_integer_parameters_are_an_error_that_names_the_leaf() -> None:
+    with pytest.raises(TypeError, match=r"params\['steps'\] has the dtype int32"):
+        nadam(1e-3).init({"w": jnp.ones(3), "steps": jnp.zeros([], jnp.int32)})

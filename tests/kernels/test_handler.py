@@ -1,0 +1,130 @@
+"""The custom call itself: what it computes, and what it refuses."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import nadam_xla.jax  # noqa: F401 - registers the handler
+
+K = 12
+
+
+def call(
+    operands: Sequence[np.ndarray], results: Sequence[jax.ShapeDtypeStruct], **attributes: object
+) -> list[jax.Array]:
+    attributes.setdefault("returns_change", np.bool_(False))
+    return jax.ffi.ffi_call("nadam_xla_update_v1", list(results))(*operands, **attributes)
+
+
+def f32(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def like(*arrays: np.ndarray) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+
+
+def test_without_aliases_the_operands_stay_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    row = oracle.rows(rng, (1, 1), "float32")
+    leaves = [jnp.asarray(x) for x in np.abs(rng.normal(size=(4, 1000))).astype(np.float32)]
+    before = [np.array(x) for x in leaves]
+    new_params, new_mu, new_nu = call([row, *leaves], like(*before[:3]))
+    expected_params, _, expected_mu, expected_nu = oracle.rule(row[0, 0], *before)
+    np.testing.assert_array_equal(new_params, expected_params)
+    np.testing.assert_array_equal(new_mu, expected_mu)
+    np.testing.assert_array_equal(new_nu, expected_nu)
+    for leaf, value in zip(leaves, before, strict=True):
+        np.testing.assert_array_equal(leaf, value)
+
+
+def test_no_leaves_is_no_error() -> None:
+    assert call([f32(1, 1, K)], []) == []
+
+
+x = f32(2, 3)
+MALFORMED = {
+    "operands not four for each leaf": (
+        [f32(1, 1, K), x, x, x],
+        like(x, x, x),
+        r"got 3 buffers after coefficients and 3 results",
+    ),
+    "results not three for each leaf": (
+        [f32(1, 1, K), x, x, x, x],
+        like(x, x),
+        r"got 4 buffers after coefficients and 2 results",
+    ),
+    "table of two axes": ([f32(1, K), x, x, x, x], like(x, x, x), r"coefficients is F32\[1,12\]"),
+    "table of another width": (
+        [f32(1, 1, 11), x, x, x, x],
+        like(x, x, x),
+        r"coefficients is F32\[1,1,11\]; it must be \[batch, rows, 12\]",
+    ),
+    "rows neither 1 nor n": (
+        [f32(1, 3, K), *[x] * 8],
+        like(*[x] * 6),
+        r"coefficients is F32\[1,3,12\]; it must be .* 1 row or 2",
+    ),
+    "batch that the leaves do not have": (
+        [f32(5, 1, K), x, x, x, x],
+        like(x, x, x),
+        r"params\[0\] is F32\[2,3\]; its first axis must be the batch of 5",
+    ),
+    "batch and a scalar leaf": (
+        [f32(5, 1, K), f32(), f32(), f32(), f32()],
+        like(f32(), f32(), f32()),
+        r"params\[0\] is F32\[\]; its first axis",
+    ),
+    "grads of another shape": (
+        [f32(1, 1, K), x, f32(3, 2), x, x],
+        like(x, x, x),
+        r"grads\[0\] is F32\[3,2\]; it must be F32\[2,3\] like params\[0\]",
+    ),
+    "second leaf's nu of another shape": (
+        [f32(1, 1, K), x, x, x, x, x, x, x, f32(6)],
+        like(*[x] * 6),
+        r"nu\[1\] is F32\[6\]; it must be F32\[2,3\] like params\[1\]",
+    ),
+    "result of another shape": (
+        [f32(1, 1, K), x, x, x, x],
+        like(x, f32(7), x),
+        r"result mu\[0\] is F32\[7\]; it must be F32\[2,3\]",
+    ),
+    "integer parameters": (
+        [f32(1, 1, K), x.astype(np.int32), x, x, x],
+        like(x, x, x),
+        r"params\[0\] is S32\[2,3\]; it must be F32\[2,3\]",
+    ),
+    "half-precision moments": (
+        [f32(1, 1, K), x, x, x.astype(np.float16), x],
+        like(x, x, x),
+        r"mu\[0\] is F16\[2,3\]; it must be F32\[2,3\]",
+    ),
+    "integer table": (
+        [np.zeros((1, 1, K), np.int32), x, x, x, x],
+        like(x, x, x),
+        r"coefficients has the element type S32; it must be F32 or F64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=str)
+def test_a_malformed_call_is_an_error_that_names_the_operand(case: str) -> None:
+    operands, results, message = MALFORMED[case]
+    with pytest.raises(Exception, match="nadam_xla_update_v1.*" + message):
+        jax.block_until_ready(call(operands, results))
+
+
+def test_no_operand_at_all_is_an_error() -> None:
+    with pytest.raises(Exception, match="Wrong number of arguments"):
+        jax.block_until_ready(call([], like(x)))
+
+
+def test_a_missing_attribute_is_an_error() -> None:
+    handler = jax.ffi.ffi_call("nadam_xla_update_v1", like(x, x, x))
+    with pytest.raises(Exception, match="returns_change|number of attributes"):
+        jax.block_until_ready(handler(f32(1, 1, K), x, x, x, x))

@@ -1,0 +1,86 @@
+"""Facts of the build, and the promise that every instruction set gives the same bits."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from nadam_xla import _native
+from nadam_xla.coefficients import Coefficients
+
+
+def test_both_languages_lay_out_the_row_alike() -> None:
+    assert _native.row_fields() == list(Coefficients._fields)
+
+
+def test_the_ffi_is_the_oldest_that_any_supported_runtime_has() -> None:
+    assert _native.FFI_API_VERSION == (0, 1)
+
+
+UPDATE = """
+import hashlib
+import jax, numpy as np, oracle
+from nadam_xla import _native
+from nadam_xla.jax import nadam_update
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+jax.config.update("jax_enable_x64", True)
+for dtype in ("float32", "float64"):
+    for size in (1, 15, 16, 17, 1000, 40_001):
+        leaves = rng.normal(size=(4, size)).astype(dtype)
+        leaves[3] = leaves[3] ** 2
+        for returns in ("params", "change"):
+            row = oracle.rows(rng, (), dtype)
+            for result in nadam_update(row, *leaves, returns=returns):
+                digest.update(np.asarray(result).tobytes())
+print(_native.instruction_set(), digest.hexdigest())
+"""
+
+
+def run_update(max_isa: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "NADAM_XLA_MAX_ISA": max_isa,
+        "PYTHONPATH": os.path.dirname(os.path.dirname(__file__)),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", UPDATE], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_instruction_set_gives_the_same_bits() -> None:
+    outputs = {}
+    for name in _native.available_instruction_sets():
+        result = run_update(name)
+        assert result.returncode == 0, result.stderr
+        used, outputs[name] = result.stdout.split()
+        assert used == name
+    assert len(set(outputs.values())) == 1, outputs
+    assert outputs["baseline"] != hashlib.sha256().hexdigest()
+
+
+def test_an_unknown_instruction_set_is_an_error_that_names_the_known() -> None:
+    result = run_update("mmx")
+    assert result.returncode != 0
+    assert re.search(r"NADAM_XLA_MAX_ISA is 'mmx'; this machine can run: baseline", result.stderr)
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    code = (
+        "import sys, nadam_xla, nadam_xla.coefficients;"
+        "print([m for m in ('jax', 'tensorflow', 'keras', 'optax', 'torch') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["nadam_xla.jax"])
+def test_the_jax_package_needs_only_jax(module: str) -> None:
+    code = (
+        f"import sys, {module};"
+        "print([m for m in ('tensorflow', 'keras', 'torch') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,176 @@
+"""nadam_xla.tensorflow: the functional update, ResourceApplyNadam, and what they refuse."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.tensorflow import nadam_update, raw_ops, runtime
+
+STEPS = 200
+RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
+
+
+def scalars(t: Any) -> dict[str, Any]:
+    t = tf.cast(t, tf.float64)
+    return {
+        "momentum": BETA1,
+        "next_momentum": BETA1,
+        "momentum_product": BETA1**t,
+        "beta2_power": BETA2**t,
+        "lr": RATE,
+        "beta1": BETA1,
+        "beta2": BETA2,
+        "epsilon": EPSILON,
+    }
+
+
+def variables(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, ...]:
+    start = np.random.default_rng(0).normal(size=shape)
+    return tuple(tf.Variable(tf.cast(x, dtype)) for x in (start, 0 * start, 0 * start))
+
+
+def eager(var: Any, m: Any, v: Any, t: Any, grad: Any) -> None:
+    raw_ops.ResourceApplyNadam(var=var, m=m, v=v, grad=grad, **scalars(t))
+
+
+def by_handle(var: Any, m: Any, v: Any, t: Any, grad: Any) -> None:
+    eager(var.handle, m.handle, v.handle, t, grad)
+
+
+CALLERS: dict[str, Callable[..., None]] = {
+    "eager": eager,
+    "eager, by handle": by_handle,
+    "function": tf.function(eager),
+    "function, by handle": tf.function(by_handle),
+    "compiled function": tf.function(eager, jit_compile=True),
+}
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 0), (33, 17)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_it_equals_the_oracle(caller: str, dtype: str, shape: tuple[int, ...]) -> None:
+    var, m, v = variables(shape, dtype)
+    start = var.numpy()
+    rng = np.random.default_rng(1)
+    grads = [rng.normal(size=shape).astype(dtype) for _ in range(STEPS)]
+    for t, grad in enumerate(grads, start=1):
+        CALLERS[caller](var, m, v, tf.constant(t), tf.constant(grad))
+    expected = oracle.nadam(start, grads, learning_rate=RATE, b1=BETA1, b2=BETA2, eps=EPSILON)
+    tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
+    np.testing.assert_allclose(var.numpy(), expected, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_the_functional_update_has_the_bits_of_the_rule() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(5, 3), (), (0, 2), (1000,)] * 20
+    params, grads, mu = ([rng.normal(size=s).astype("f") for s in shapes] for _ in range(3))
+    nu = [rng.uniform(size=s).astype("f") for s in shapes]
+    row = oracle.rows(rng, (), "float32")
+    compiled = tf.function(lambda *groups: nadam_update(Coefficients(*row), *groups), jit_compile=True)
+    for update in (nadam_update, lambda row, *groups: compiled(*groups)):
+        new = update(Coefficients(*row), params, grads, mu, nu)
+        for i, leaf in enumerate(zip(params, grads, mu, nu, strict=True)):
+            expected_params, _, expected_mu, expected_nu = oracle.rule(row, *leaf)
+            np.testing.assert_array_equal(new[0][i], expected_params)
+            np.testing.assert_array_equal(new[1][i], expected_mu)
+            np.testing.assert_array_equal(new[2][i], expected_nu)
+
+
+def test_repeated_indices_of_a_sparse_gradient_are_summed() -> None:
+    sparse = tf.IndexedSlices(tf.ones((3, 2)), tf.constant([1, 1, 3]), tf.constant([4, 2]))
+    dense = tf.constant([[0.0, 0], [2, 2], [0, 0], [1, 1]])
+    row = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
+    zeros = [tf.zeros((4, 2))]
+    for a, b in zip(
+        nadam_update(row, zeros, [sparse], zeros, zeros),
+        nadam_update(row, zeros, [dense], zeros, zeros),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_the_compiled_step_updates_the_variables_in_place() -> None:
+    var, m, v = variables((64, 64), "float32")
+    step = tf.function(lambda t, grad: eager(var, m, v, t, grad), jit_compile=True)
+    arguments = tf.constant(1), tf.ones((64, 64))
+    text = step.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
+    assert " copy(" not in text
+    assert text.split("entry_computation_layout")[0].count("may-alias") == 3
+
+
+GOOD = {"var": (4,), "m": (4,), "v": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("replaced", "error", "message"),
+    [
+        ({"grad": tf.zeros(5)}, ValueError, r"grad has the shape \(5,\); .* that of var, \(4,\)"),
+        ({"m": tf.Variable(tf.zeros(3))}, ValueError, r"grad has the shape \(4,\); .* that of m"),
+        ({"grad": tf.zeros(4, tf.int32)}, TypeError, "grad has the dtype int32; it must be floating"),
+        ({"var": tf.zeros(4)}, TypeError, "var is .*; it must be a tf.Variable or the handle of one"),
+        ({"v": 3.0}, TypeError, r"v is 3.0; it must be a tf.Variable"),
+    ],
+)
+def test_bad_input_is_an_error_before_anything_is_written(
+    replaced: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {name: tf.Variable(tf.ones(s)) for name, s in GOOD.items()}
+    arguments["grad"] = tf.ones(4)
+    with pytest.raises(error, match=message):
+        raw_ops.ResourceApplyNadam(**{**arguments, **replaced, **scalars(1)})
+    for name in GOOD:
+        np.testing.assert_array_equal(arguments[name], np.ones(4))
+
+
+def test_arguments_are_keywords_as_in_tf_raw_ops() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        raw_ops.ResourceApplyNadam(*variables((4,), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"grads": []}, ValueError, "grads has 0 tensors; it must have 1"),
+        ({"mu": [tf.zeros((3, 2))]}, ValueError, r"mu\[0\] has the shape \(3, 2\)"),
+        ({"nu": [tf.zeros((2, 3), tf.int32)]}, TypeError, r"nu\[0\] has the dtype int32"),
+    ],
+)
+def test_the_functional_update_names_what_is_wrong(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments = {name: [tf.zeros((2, 3))] for name in ("params", "grads", "mu", "nu")}
+    row = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
+    with pytest.raises(error, match=message):
+        nadam_update(row, **{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_LIBRARY", "libtensorflow_none.so"), ("_GET_XLA_FFI_API", "_ZN3xla3ffi4NoneEv")],
+)
+def test_an_unreachable_xla_is_an_error_that_names_both_versions(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setattr(runtime, name, value)
+    _, reason = runtime._load()
+    monkeypatch.setattr(runtime, "_why_unavailable", reason)
+    with pytest.raises(NotImplementedError, match=rf"TensorFlow {tf.__version__} .*2\.18 to 2\.21"):
+        eager(*variables((4,), "float32"), 1, tf.ones(4))
+
+
+def test_the_package_needs_only_tensorflow() -> None:
+    code = (
+        "import sys, tensorflow; before = set(sys.modules); import nadam_xla.tensorflow;"
+        "print([m for m in ('jax', 'optax', 'torch') if m in set(sys.modules) - before])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
