@@ -13,8 +13,12 @@ CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp')
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
+# A process has one Keras backend, so Keras's tests run once for each.
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/kernels tests/jax
+	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks.compiled_loop

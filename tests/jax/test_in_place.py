@@ -25,7 +25,9 @@ def mean_loss(params: list[jax.Array], x: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("leaves", [1, 5, 70])
 @pytest.mark.parametrize(
-    "tx", [nadam(1e-3), nadam(1e-3, momentum_decay=1.0), nadamw(1e-3)], ids=["constant", "scheduled", "w"]
+    "tx",
+    [nadam(1e-3), nadam(1e-3, momentum_decay=1.0), nadamw(1e-3)],
+    ids=["constant", "scheduled", "w"],
 )
 class TestTrainingStep:
     def step(self, tx: Any) -> Any:
@@ -81,7 +83,9 @@ def test_arguments_that_are_not_donated_stay_as_they_are() -> None:
 
 def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lowering._native, "FFI_API_VERSION", (0, 99))
-    with pytest.raises(ImportError, match=r"built for version 0.99 of XLA's FFI, and jaxlib .* has"):
+    with pytest.raises(
+        ImportError, match=r"built for version 0.99 of XLA's FFI, and jaxlib .* has"
+    ):
         lowering.install()
 
 

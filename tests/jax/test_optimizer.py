@@ -71,7 +71,9 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: optax.nadamw(SCHEDULE, weight_decay=0.1),
     ),
     "weight decay, mask of a function": (
-        lambda: nadamw(0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+        lambda: nadamw(
+            0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+        ),
         lambda: optax.nadamw(
             0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
         ),
@@ -86,9 +88,7 @@ def test_it_equals_optax(pair: str, apply: bool) -> None:
     params, state = train(ours(), apply=apply)
     expected, expected_state = train(theirs())
     assert_close(params, expected)
-    moments = next(
-        s for s in jax.tree.leaves(expected_state, is_leaf=is_moments) if is_moments(s)
-    )
+    moments = next(s for s in jax.tree.leaves(expected_state, is_leaf=is_moments) if is_moments(s))
     assert_close(state.mu, moments.mu)
     assert_close(state.nu, moments.nu)
     assert state.count == moments.count == STEPS

@@ -56,7 +56,9 @@ def test_more_leaves_than_one_call_holds_and_both_dtypes_mixed() -> None:
     for i, leaf in enumerate(zip(*groups, strict=True)):
         dtype = leaf[0].dtype
         params, _, mu, nu = oracle.rule(row.astype(dtype), *leaf)
-        for result, expected in zip((new[0][i], new[1][i], new[2][i]), (params, mu, nu), strict=True):
+        for result, expected in zip(
+            (new[0][i], new[1][i], new[2][i]), (params, mu, nu), strict=True
+        ):
             assert result.dtype == dtype
             np.testing.assert_array_equal(result, expected)
 
@@ -125,7 +127,11 @@ ROW = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
 @pytest.mark.parametrize(
     ("replaced", "error", "message"),
     [
-        ({"params": {"w": jnp.ones(3, jnp.int32)}}, TypeError, r"params\['w'\] has the dtype int32"),
+        (
+            {"params": {"w": jnp.ones(3, jnp.int32)}},
+            TypeError,
+            r"params\['w'\] has the dtype int32",
+        ),
         ({"grads": {"w": jnp.ones(3, complex)}}, TypeError, r"grads\['w'\] has the dtype complex"),
         ({"grads": {"w": jnp.ones(4)}}, ValueError, r"grads\['w'\] has the shape \(4,\)"),
         ({"nu": {"w": jnp.ones((3, 1))}}, ValueError, r"nu\['w'\] has the shape \(3, 1\)"),
@@ -133,7 +139,11 @@ ROW = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
         ({"grads": {"w": None}}, ValueError, "grads has the tree structure"),
         ({"coefficients": jnp.ones(5)}, ValueError, r"coefficients has the shape \(5,\)"),
         ({"coefficients": jnp.ones((2, 12))}, ValueError, r"must be \(12,\) or \(1, 12\)"),
-        ({"returns": "updates"}, ValueError, "returns is 'updates'; it must be 'params' or 'change'"),
+        (
+            {"returns": "updates"},
+            ValueError,
+            "returns is 'updates'; it must be 'params' or 'change'",
+        ),
     ],
 )
 def test_bad_input_names_what_was_given_and_where(

@@ -17,9 +17,7 @@ from nadam_xla import _native_testing as native
     batch=st.integers(0, 5),
     chunk_length=st.sampled_from([64, 128, 320]),
 )
-def test_chunks_cover_every_element_once(
-    lengths: list[int], batch: int, chunk_length: int
-) -> None:
+def test_chunks_cover_every_element_once(lengths: list[int], batch: int, chunk_length: int) -> None:
     chunks = native.stretches(lengths, batch, chunk_length)
     covered = [
         (leaf, entry, element)
@@ -40,7 +38,9 @@ def test_chunks_cover_every_element_once(
 
 
 @pytest.mark.parametrize("start", ["at once", "on threads", "late"])
-@pytest.mark.parametrize(("chunks", "threads"), [*itertools.product([0, 1, 2, 7, 1000], [0, 1, 2, 8])])
+@pytest.mark.parametrize(
+    ("chunks", "threads"), [*itertools.product([0, 1, 2, 7, 1000], [0, 1, 2, 8])]
+)
 def test_every_chunk_runs_once_whenever_the_helpers_start(
     chunks: int, threads: int, start: str
 ) -> None:

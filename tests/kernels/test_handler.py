@@ -126,5 +126,5 @@ def test_no_operand_at_all_is_an_error() -> None:
 
 def test_a_missing_attribute_is_an_error() -> None:
     handler = jax.ffi.ffi_call("nadam_xla_update_v1", like(x, x, x))
-    with pytest.raises(Exception, match="returns_change|number of attributes"):
+    with pytest.raises(Exception, match=r"returns_change|number of attributes"):
         jax.block_until_ready(handler(f32(1, 1, K), x, x, x, x))

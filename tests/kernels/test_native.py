@@ -72,7 +72,9 @@ def test_importing_the_package_imports_no_framework() -> None:
         "import sys, nadam_xla, nadam_xla.coefficients;"
         "print([m for m in ('jax', 'tensorflow', 'keras', 'optax', 'torch') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
@@ -82,5 +84,7 @@ def test_the_jax_package_needs_only_jax(module: str) -> None:
         f"import sys, {module};"
         "print([m for m in ('tensorflow', 'keras', 'torch') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

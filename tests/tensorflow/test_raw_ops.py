@@ -74,7 +74,9 @@ def test_the_functional_update_has_the_bits_of_the_rule() -> None:
     params, grads, mu = ([rng.normal(size=s).astype("f") for s in shapes] for _ in range(3))
     nu = [rng.uniform(size=s).astype("f") for s in shapes]
     row = oracle.rows(rng, (), "float32")
-    compiled = tf.function(lambda *groups: nadam_update(Coefficients(*row), *groups), jit_compile=True)
+    compiled = tf.function(
+        lambda *groups: nadam_update(Coefficients(*row), *groups), jit_compile=True
+    )
     for update in (nadam_update, lambda row, *groups: compiled(*groups)):
         new = update(Coefficients(*row), params, grads, mu, nu)
         for i, leaf in enumerate(zip(params, grads, mu, nu, strict=True)):
@@ -115,8 +117,16 @@ GOOD = {"var": (4,), "m": (4,), "v": (4,)}
     [
         ({"grad": tf.zeros(5)}, ValueError, r"grad has the shape \(5,\); .* that of var, \(4,\)"),
         ({"m": tf.Variable(tf.zeros(3))}, ValueError, r"grad has the shape \(4,\); .* that of m"),
-        ({"grad": tf.zeros(4, tf.int32)}, TypeError, "grad has the dtype int32; it must be floating"),
-        ({"var": tf.zeros(4)}, TypeError, "var is .*; it must be a tf.Variable or the handle of one"),
+        (
+            {"grad": tf.zeros(4, tf.int32)},
+            TypeError,
+            "grad has the dtype int32; it must be floating",
+        ),
+        (
+            {"var": tf.zeros(4)},
+            TypeError,
+            "var is .*; it must be a tf.Variable or the handle of one",
+        ),
         ({"v": 3.0}, TypeError, r"v is 3.0; it must be a tf.Variable"),
     ],
 )
@@ -172,5 +182,7 @@ def test_the_package_needs_only_tensorflow() -> None:
         "import sys, tensorflow; before = set(sys.modules); import nadam_xla.tensorflow;"
         "print([m for m in ('jax', 'optax', 'torch') if m in set(sys.modules) - before])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -1,0 +1,360 @@
+"""nadam_xla.keras.Nadam against stock Keras and the float64 oracle, on the backend of this process.
+
+KERAS_BACKEND chooses it; `make test` runs this file once for each.
+"""
+
+import inspect
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import ops
+
+from nadam_xla.keras import Nadam, backend_step
+
+BACKEND = keras.backend.backend()
+FUSED = BACKEND in ("tensorflow", "jax")
+STEPS = 200
+SHAPES = [(7, 5), (5,), (), (2, 3, 4)]
+
+only_where_fused = pytest.mark.skipif(not FUSED, reason=f"{BACKEND} has no fused step")
+against_stock = pytest.mark.skipif(
+    BACKEND == "torch",
+    reason="Keras's own Nadam for torch multiplies its momentum product twice a step",
+)
+
+
+def numpy_of(values: Sequence[Any]) -> list[np.ndarray]:
+    return [ops.convert_to_numpy(ops.convert_to_tensor(v)) for v in values]
+
+
+def start_and_grads(dtype: str = "float32") -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=s).astype(dtype) for s in SHAPES]
+    grads = [
+        [((0.1 + t % 7) * rng.normal(size=s)).astype(dtype) for s in SHAPES] for t in range(STEPS)
+    ]
+    return start, grads
+
+
+def apply_steps(optimizer: Any, dtype: str = "float32", count: int = 60) -> list[np.ndarray]:
+    start, steps = start_and_grads()
+    variables = [keras.Variable(p, dtype=dtype) for p in start]
+    for grads in steps[:count]:
+        optimizer.apply([ops.convert_to_tensor(g, dtype) for g in grads], variables)
+    return numpy_of([ops.cast(v, "float32") for v in variables])
+
+
+def assert_all_close(a: Sequence[Any], b: Sequence[Any], rtol: float = 2e-5) -> None:
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol / 10)
+
+
+# ---- the same numbers ----------------------------------------------------------------------------
+
+
+def test_it_equals_the_oracle() -> None:
+    start, steps = start_and_grads()
+    expected = [
+        oracle.nadam(
+            p,
+            [grads[i] for grads in steps],
+            learning_rate=1e-2,
+            b1=0.8,
+            b2=0.99,
+            eps=1e-5,
+            momentum_decay=1.0,
+        )
+        for i, p in enumerate(start)
+    ]
+    optimizer = Nadam(1e-2, beta_1=0.8, beta_2=0.99, epsilon=1e-5)
+    assert_all_close(apply_steps(optimizer, count=STEPS), expected)
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "rate": {"learning_rate": 0.02},
+    "betas": {"beta_1": 0.7, "beta_2": 0.95},
+    "epsilon": {"epsilon": 1e-2},
+    "weight decay": {"weight_decay": 0.05},
+    "clipnorm": {"clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.3},
+    "global clipnorm": {"global_clipnorm": 0.5},
+    "moving average": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 7},
+    "loss scale": {"loss_scale_factor": 8.0},
+    "accumulation": {"gradient_accumulation_steps": 4},
+}
+
+
+@against_stock
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_it_equals_stock_with(arguments: str) -> None:
+    ours = apply_steps(Nadam(**ARGUMENTS[arguments]))
+    assert_all_close(ours, apply_steps(keras.optimizers.Nadam(**ARGUMENTS[arguments])))
+
+
+@against_stock
+@pytest.mark.parametrize("kind", ["schedule", "callable"])
+def test_it_equals_stock_with_a_changing_rate(kind: str) -> None:
+    def rate() -> Any:
+        if kind == "callable":
+            return lambda: 0.005
+        return keras.optimizers.schedules.CosineDecay(0.02, STEPS, alpha=0.1)
+
+    ours = apply_steps(Nadam(rate()))
+    assert_all_close(ours, apply_steps(keras.optimizers.Nadam(rate())))
+
+
+@against_stock
+def test_hyperparameters_may_be_set_between_steps() -> None:
+    def train(optimizer: Any) -> list[np.ndarray]:
+        start, steps = start_and_grads()
+        variables = [keras.Variable(p) for p in start]
+        for t, grads in enumerate(steps[:20]):
+            optimizer.learning_rate = 1e-3 * (1 + t)
+            optimizer.beta_1 = 0.9 - 0.1 * (t // 10)
+            optimizer.apply([ops.convert_to_tensor(g) for g in grads], variables)
+        return numpy_of(variables)
+
+    assert_all_close(train(Nadam()), train(keras.optimizers.Nadam()))
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="float64 variables need JAX's process-wide x64 mode")
+def test_float64_variables() -> None:
+    start, steps = start_and_grads("float64")
+    variable = keras.Variable(start[0], dtype="float64")
+    optimizer = Nadam(1e-2)
+    for grads in steps:
+        optimizer.apply([ops.convert_to_tensor(grads[0], "float64")], [variable])
+    # Stock's scalars are rounded to float32 on their way; 1 - beta_2 keeps five digits of that.
+    expected = oracle.nadam(
+        start[0], [g[0] for g in steps], learning_rate=1e-2, eps=1e-7, momentum_decay=1.0
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@only_where_fused
+def test_narrow_variables_train(dtype: str) -> None:
+    """Stock Keras makes bfloat16 variables NaN at the first step."""
+    optimizer = Nadam(1e-2)
+    trained = apply_steps(optimizer, dtype)
+    for ours, wide in zip(trained, apply_steps(Nadam(1e-2)), strict=True):
+        assert np.isfinite(ours).all()
+        np.testing.assert_allclose(ours, wide, atol=0.2)
+    state = [v.dtype for v in optimizer.variables if "iteration" not in v.path]
+    assert set(state) == {"float32"}
+
+
+@pytest.mark.skipif(FUSED, reason=f"{BACKEND} trains them, see above")
+def test_bfloat16_variables_are_an_error_where_they_would_become_nan() -> None:
+    with pytest.raises(TypeError, match="is bfloat16; only the fused update can train it"):
+        apply_steps(Nadam(), "bfloat16")
+
+
+# ---- a drop-in -----------------------------------------------------------------------------------
+
+
+def model_of(optimizer: Any, **compile_arguments: Any) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, "tanh", name="a"),
+            keras.layers.Dense(3, name="b"),
+        ],
+        name="model",
+    )
+    model.compile(optimizer=optimizer, loss="mse", **compile_arguments)
+    return model
+
+
+def fit(model: keras.Model, epochs: int = 3) -> list[float]:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(96, 8)).astype("f"), rng.normal(size=(96, 3)).astype("f")
+    return model.fit(x, y, epochs=epochs, batch_size=8, shuffle=False, verbose=0).history["loss"]
+
+
+@against_stock
+@pytest.mark.parametrize(
+    "how", [{}, {"jit_compile": False}, {"jit_compile": True}, {"run_eagerly": True}], ids=str
+)
+def test_fit_gives_the_losses_of_stock(how: dict[str, bool]) -> None:
+    ours, stock = model_of(Nadam(1e-2), **how), model_of(keras.optimizers.Nadam(1e-2), **how)
+    np.testing.assert_allclose(fit(ours), fit(stock), rtol=1e-5)
+    assert_all_close(ours.get_weights(), stock.get_weights())
+
+
+def test_the_signature_is_that_of_stock() -> None:
+    def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+    assert defaults(Nadam.__init__) == defaults(keras.optimizers.Nadam.__init__)
+
+
+def test_variables_and_config_are_those_of_stock() -> None:
+    ours = model_of(Nadam(0.01, beta_1=0.8, weight_decay=0.1, use_ema=True, name="n")).optimizer
+    stock = keras.optimizers.Nadam(0.01, beta_1=0.8, weight_decay=0.1, use_ema=True, name="n")
+    stock = model_of(stock).optimizer
+    for optimizer in (ours, stock):
+        optimizer.build(model_of(optimizer).trainable_variables)
+
+    def described(optimizer: Any) -> list[tuple[str, tuple[int, ...], str]]:
+        # The momentum product has no name of its own: Keras numbers it anew for each optimizer.
+        return [
+            (v.path if "variable" not in v.path else "", tuple(v.shape), str(v.dtype))
+            for v in optimizer.variables
+        ]
+
+    assert described(ours) == described(stock)
+    assert ours.get_config() == stock.get_config()
+    assert Nadam.from_config(stock.get_config()).get_config() == stock.get_config()
+
+
+def test_a_kept_model_goes_on_as_if_never_saved(tmp_path: Path) -> None:
+    model = model_of(Nadam(1e-2))
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    expected = fit(model)
+
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is Nadam
+    np.testing.assert_allclose(fit(loaded), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("imports", "custom_objects", "loaded_as"),
+    [
+        ("import nadam_xla.keras", "None", "nadam_xla.keras.optimizer"),
+        ("", "{'nadam_xla>Nadam': keras.optimizers.Nadam}", "keras.src"),
+    ],
+    ids=["ours", "stock in our place"],
+)
+def test_a_fresh_process_loads_our_file(
+    tmp_path: Path, imports: str, custom_objects: str, loaded_as: str
+) -> None:
+    """As stock, nadam_xla need not even be installed."""
+    model = model_of(Nadam(1e-2))
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    code = f"""
+import keras, sys
+{imports}
+model = keras.models.load_model({str(tmp_path / "model.keras")!r}, custom_objects={custom_objects})
+assert ("nadam_xla" in sys.modules) == {bool(imports)}
+print(type(model.optimizer).__module__, int(model.optimizer.iterations))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    module, iterations = result.stdout.split()
+    assert module.startswith(loaded_as)
+    assert iterations == "36"
+
+
+@pytest.mark.parametrize("saved_by_us", [True, False], ids=["ours to stock", "stock to ours"])
+def test_keras_files_of_one_load_into_the_other(tmp_path: Path, saved_by_us: bool) -> None:
+    kinds = (Nadam, keras.optimizers.Nadam) if saved_by_us else (keras.optimizers.Nadam, Nadam)
+    saved, loaded = (model_of(kind(1e-2)) for kind in kinds)
+    fit(saved)
+    saved.save(tmp_path / "model.keras")
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(tmp_path / "model.keras")
+    assert type(loaded.optimizer).__mro__[0] is not type(saved.optimizer)
+    assert int(ops.convert_to_numpy(loaded.optimizer.iterations)) == 36
+    for a, b in zip(saved.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+    if BACKEND != "torch":  # where stock itself goes on differently, see above
+        np.testing.assert_allclose(fit(loaded), fit(saved), rtol=1e-5)
+
+
+@pytest.mark.parametrize("saved_by_us", [True, False], ids=["ours to stock", "stock to ours"])
+def test_variable_stores_of_one_load_into_the_other(saved_by_us: bool) -> None:
+    kinds = (Nadam, keras.optimizers.Nadam) if saved_by_us else (keras.optimizers.Nadam, Nadam)
+    saved, loaded = (kind(1e-2) for kind in kinds)
+    apply_steps(saved)
+    loaded.build([keras.Variable(np.zeros(s, "f")) for s in SHAPES])
+    store: dict[str, np.ndarray] = {}
+    saved.save_own_variables(store)
+    loaded.load_own_variables(store)
+    for a, b in zip(saved.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+
+
+def test_it_pickles() -> None:
+    optimizer = pickle.loads(pickle.dumps(Nadam(0.01, beta_1=0.8)))
+    assert type(optimizer) is Nadam
+    assert optimizer.beta_1 == 0.8
+
+
+def test_one_variable_can_still_be_updated_alone() -> None:
+    optimizer = Nadam()
+    variable = keras.Variable(np.ones(3, "f"))
+    optimizer.build([variable])
+    optimizer.update_step(ops.ones(3), variable, ops.convert_to_tensor(1e-3))
+    assert (ops.convert_to_numpy(variable) != 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta_1": 1.0}, "beta_1 is 1.0; it must be at least 0 and less than 1"),
+        ({"beta_2": -0.1}, "beta_2 is -0.1"),
+        ({"epsilon": -1e-7}, "epsilon is -1e-07; it must not be negative"),
+        ({"momentum": 0.9}, "(?i)argument.*momentum"),
+    ],
+)
+def test_bad_arguments_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Nadam(**arguments)
+
+
+# ---- the fused step ------------------------------------------------------------------------------
+
+
+@only_where_fused
+def test_only_fused_backends_are_served() -> None:
+    assert backend_step.serves([keras.Variable(np.zeros(3, "f"))])
+
+
+@pytest.mark.skipif(FUSED, reason=f"{BACKEND} has a fused step")
+def test_other_backends_take_the_parents_update() -> None:
+    assert not backend_step.serves([keras.Variable(np.zeros(3, "f"))])
+
+
+@only_where_fused
+@pytest.mark.parametrize("leaves", [3, 70])
+def test_the_compiled_step_is_fused_and_copies_nothing(leaves: int) -> None:
+    variables = [keras.Variable(np.ones((16, i + 1), "f")) for i in range(leaves)]
+    grads = [ops.ones(v.shape) for v in variables]
+    optimizer = Nadam()
+    optimizer.build(variables)
+    text = compiled_text(optimizer, variables, grads)
+    assert text.count('custom_call_target="nadam_xla_update_v1"') == -(-leaves // 32)
+    assert not re.findall(r"= \w+\[\d.* copy\(.*", text), "an array is copied"
+    aliases = text.split("entry_computation_layout")[0]
+    assert aliases.count("-alias)") >= 3 * leaves, "parameters, momentums and velocities"
+
+
+def compiled_text(optimizer: Any, variables: list[Any], grads: list[Any]) -> str:
+    if BACKEND == "tensorflow":
+        import tensorflow as tf  # noqa: PLC0415
+
+        step = tf.function(optimizer.apply, jit_compile=True)
+        return step.experimental_get_compiler_ir(grads, variables)(stage="optimized_hlo")
+    import jax  # noqa: PLC0415
+
+    def step(trainable: list[Any], state: list[Any], grads: list[Any]) -> Any:
+        return optimizer.stateless_apply(state, grads, trainable)
+
+    values = [v.value for v in variables], [v.value for v in optimizer.variables], grads
+    return jax.jit(step, donate_argnums=(0, 1)).lower(*values).compile().as_text()
