@@ -349,8 +349,11 @@ def compiled_text(optimizer: Any, variables: list[Any], grads: list[Any]) -> str
     if BACKEND == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415
 
-        step = tf.function(optimizer.apply, jit_compile=True)
-        return step.experimental_get_compiler_ir(grads, variables)(stage="optimized_hlo")
+        @tf.function(jit_compile=True)
+        def tf_step(grads: list[Any]) -> None:
+            optimizer.apply(grads)
+
+        return tf_step.experimental_get_compiler_ir(grads)(stage="optimized_hlo")
     import jax  # noqa: PLC0415
 
     def step(trainable: list[Any], state: list[Any], grads: list[Any]) -> Any:
