@@ -1,4 +1,5 @@
-// The Python module nadam_xla._native_testing, built for the tests alone: the layers below the FFI.
+// The Python module nadam_xla._native_testing, built for tests and benchmarks alone: the layers
+// below the FFI, and the machine's limit.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "kernels/cpu/chunk_plan.h"
+#include "kernels/cpu/memory_limit.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/update.h"
 
@@ -25,9 +27,10 @@ namespace {
 
 using Stretch = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
-std::vector<std::vector<Stretch>> stretches(std::vector<std::int64_t> lengths, std::int64_t batch,
-                                            std::int64_t chunk_length) {
-  const cpu::ChunkPlan plan(std::move(lengths), batch, chunk_length);
+std::vector<std::vector<Stretch>> stretches(const std::vector<std::int64_t>& lengths,
+                                            std::int64_t batch, std::int64_t chunk_length) {
+  cpu::ChunkPlan plan(static_cast<std::int64_t>(lengths.size()), batch, chunk_length);
+  for (const std::int64_t length : lengths) plan.add_leaf(length);
   std::vector<std::vector<Stretch>> chunks(plan.count());
   for (std::int64_t chunk = 0; chunk < plan.count(); ++chunk) {
     plan.for_each_stretch(
@@ -122,4 +125,8 @@ NB_MODULE(_native_testing, m) {
         nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
   m.def("run_update_chunks", &nadam_xla::run_update_chunks, nb::arg("coefficients"),
         nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
+  nb::class_<nadam_xla::cpu::MemoryLimit>(m, "MemoryLimit")
+      .def(nb::init<std::int64_t, std::int64_t>(), nb::arg("elements"), nb::arg("threads"))
+      .def("run", &nadam_xla::cpu::MemoryLimit::run, nb::arg("passes"),
+           nb::call_guard<nb::gil_scoped_release>());
 }

@@ -15,16 +15,19 @@ class ChunkPlan {
  public:
   static constexpr std::int64_t kAlignment = 64;  // elements; also divides every chunk_length
 
-  // `lengths`: the elements of one batch entry of each leaf.
-  ChunkPlan(std::vector<std::int64_t> lengths, std::int64_t batch, std::int64_t chunk_length)
-      : lengths_(std::move(lengths)), batch_(batch), chunk_length_(chunk_length) {
-    ends_.reserve(lengths_.size());
-    std::int64_t end = 0;
-    for (const std::int64_t length : lengths_) ends_.push_back(end += batch_ * padded(length));
+  ChunkPlan(std::int64_t leaves, std::int64_t batch, std::int64_t chunk_length)
+      : batch_(batch), chunk_length_(chunk_length) {
+    leaves_.reserve(leaves);
+  }
+
+  // `length`: the elements of one batch entry of the next leaf.
+  void add_leaf(std::int64_t length) {
+    const std::int64_t begin = leaves_.empty() ? 0 : leaves_.back().end;
+    leaves_.push_back({length, begin, begin + batch_ * padded(length)});
   }
 
   std::int64_t count() const {
-    return ends_.empty() ? 0 : (ends_.back() + chunk_length_ - 1) / chunk_length_;
+    return leaves_.empty() ? 0 : (leaves_.back().end + chunk_length_ - 1) / chunk_length_;
   }
 
   // Calls visit(leaf, batch_entry, begin, length) for each stretch of the chunk: `length` elements
@@ -32,20 +35,19 @@ class ChunkPlan {
   template <typename Visit>
   void for_each_stretch(std::int64_t chunk, const Visit& visit) const {
     std::int64_t at = chunk * chunk_length_;
-    const std::int64_t stop = std::min(at + chunk_length_, ends_.back());
-    auto leaf = std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin();
+    const std::int64_t stop = std::min(at + chunk_length_, leaves_.back().end);
+    const auto ends_after = [](std::int64_t place, const Leaf& leaf) { return place < leaf.end; };
+    auto leaf = std::upper_bound(leaves_.begin(), leaves_.end(), at, ends_after);
     for (; at < stop; ++leaf) {
-      const std::int64_t length = lengths_[leaf];
-      const std::int64_t stride = padded(length);
-      const std::int64_t leaf_stop = std::min(stop, ends_[leaf]);
-      const std::int64_t leaf_start = ends_[leaf] - batch_ * stride;
-      while (at < leaf_stop) {
-        const std::int64_t entry = (at - leaf_start) / stride;
-        const std::int64_t entry_start = leaf_start + entry * stride;
+      const std::int64_t stride = padded(leaf->length);
+      const std::int64_t leaf_stop = std::min(stop, leaf->end);
+      std::int64_t entry = at == leaf->begin ? 0 : (at - leaf->begin) / stride;
+      for (; at < leaf_stop; ++entry) {
+        const std::int64_t entry_start = leaf->begin + entry * stride;
         const std::int64_t entry_stop = std::min(leaf_stop, entry_start + stride);
         const std::int64_t begin = at - entry_start;
-        const std::int64_t end = std::min(length, entry_stop - entry_start);
-        if (begin < end) visit(leaf, entry, begin, end - begin);
+        const std::int64_t end = std::min(leaf->length, entry_stop - entry_start);
+        if (begin < end) visit(leaf - leaves_.begin(), entry, begin, end - begin);
         at = entry_stop;
       }
     }
@@ -56,10 +58,14 @@ class ChunkPlan {
     return (length + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  std::vector<std::int64_t> lengths_;
+  struct Leaf {
+    std::int64_t length;      // of one batch entry
+    std::int64_t begin, end;  // on the line
+  };
+
   std::int64_t batch_;
   std::int64_t chunk_length_;
-  std::vector<std::int64_t> ends_;  // on the line, of each leaf
+  std::vector<Leaf> leaves_;
 };
 
 }  // namespace nadam_xla::cpu

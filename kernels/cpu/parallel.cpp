@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 namespace nadam_xla::cpu {
 namespace {
@@ -50,31 +51,49 @@ class SharedWork {
   }
 
   void wait_for_chunks_in_progress() {
+    // A chunk takes less time than falling asleep and being woken.
+    for (int i = 0; i < kSpins; ++i) {
+      if (all_done()) return;
+      pause();
+    }
     std::unique_lock<std::mutex> lock(mutex_);
-    all_done_.wait(lock, [this] { return done_ == chunks_; });
+    woken_.wait(lock, [this] { return all_done(); });
   }
 
  private:
+  static constexpr int kSpins = 2000;
+
+  static void pause() {
+#if defined(NADAM_XLA_X86_64)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+  }
+
+  bool all_done() const { return done_.load(std::memory_order_acquire) == chunks_; }
+
   void report(std::int64_t done) {
+    if (done_.fetch_add(done, std::memory_order_acq_rel) + done != chunks_) return;
+    // Under the lock, so that a caller about to sleep cannot miss it.
     const std::lock_guard<std::mutex> lock(mutex_);
-    done_ += done;
-    if (done_ == chunks_) all_done_.notify_one();
+    woken_.notify_one();
   }
 
   const std::int64_t chunks_;
   const std::function<void(std::int64_t)>& body_;
   std::fenv_t mode_;
   std::atomic<std::int64_t> next_{0};
+  std::atomic<std::int64_t> done_{0};
   std::mutex mutex_;
-  std::condition_variable all_done_;
-  std::int64_t done_ = 0;  // guarded by mutex_
+  std::condition_variable woken_;
 };
 
 }  // namespace
 
 void run_chunks(std::int64_t chunks, const std::function<void(std::int64_t)>& body,
                 const Pool& pool) {
-  const std::int64_t helpers = std::min(pool.threads(), chunks) - 1;
+  const std::int64_t helpers = chunks <= 1 ? 0 : std::min(pool.threads(), chunks) - 1;
   if (helpers <= 0) {
     for (std::int64_t i = 0; i < chunks; ++i) body(i);
     return;

@@ -1,6 +1,6 @@
 #include "kernels/cpu/update.h"
 
-#include <vector>
+#include <algorithm>
 
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/update_rule.h"
@@ -8,17 +8,24 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// Elements in a chunk: long enough that taking one from the shared counter costs nothing, short
-// enough that threads finish together.
-constexpr std::int64_t kChunkLength = 32 * 1024;
-static_assert(kChunkLength % ChunkPlan::kAlignment == 0);
+// A chunk is long enough that the streams run undisturbed, and short enough that the threads finish
+// together; below the shortest no other thread is worth waking (docs/performance.md).
+constexpr std::int64_t kShortestChunk = 8 * 1024;
+constexpr std::int64_t kLongestChunk = 128 * 1024;
+constexpr std::int64_t kChunksInCall = 16;
+
+std::int64_t chunk_length(const std::int64_t elements) {
+  const std::int64_t length = std::clamp(elements / kChunksInCall, kShortestChunk, kLongestChunk);
+  return length / ChunkPlan::kAlignment * ChunkPlan::kAlignment;
+}
 
 template <typename T>
 ChunkPlan plan_of(const UpdateCall<T>& call) {
-  std::vector<std::int64_t> lengths;
-  lengths.reserve(call.leaves.size());
-  for (const Streams<T>& leaf : call.leaves) lengths.push_back(leaf.length);
-  return ChunkPlan(std::move(lengths), call.batch, kChunkLength);
+  std::int64_t elements = 0;
+  for (const Streams<T>& leaf : call.leaves) elements += call.batch * leaf.length;
+  ChunkPlan plan(static_cast<std::int64_t>(call.leaves.size()), call.batch, chunk_length(elements));
+  for (const Streams<T>& leaf : call.leaves) plan.add_leaf(leaf.length);
+  return plan;
 }
 
 template <typename T>

@@ -28,6 +28,28 @@ std::string to_string(const Dimensions& dimensions) {
   return text.str();
 }
 
+// The standard accessors build an error, with a string in it, for every buffer that is in order;
+// hundreds of leaves a call make that the larger part of a small update.
+class Operands : public xla::ffi::RemainingArgs {
+ public:
+  explicit Operands(const RemainingArgs& operands) : RemainingArgs(operands) {}
+  AnyBuffer operator[](std::size_t i) const {
+    if (args()->types[offset() + i] != XLA_FFI_ArgType_BUFFER)
+      refuse("operand ", 1 + i, " is no buffer");
+    return AnyBuffer(static_cast<const XLA_FFI_Buffer*>(args()->args[offset() + i]));
+  }
+};
+
+class Results : public xla::ffi::RemainingRets {
+ public:
+  explicit Results(const RemainingRets& results) : RemainingRets(results) {}
+  AnyBuffer operator[](std::size_t i) const {
+    if (rets()->types[offset() + i] != XLA_FFI_RetType_BUFFER)
+      refuse("result ", i, " is no buffer");
+    return AnyBuffer(static_cast<const XLA_FFI_Buffer*>(rets()->rets[offset() + i]));
+  }
+};
+
 struct BufferName {
   const char* group;
   std::size_t leaf;
@@ -44,11 +66,23 @@ struct LeafShape {
   Dimensions dimensions;
 };
 
-void check_same_shape(const LeafShape& expected, const char* group, const AnyBuffer& buffer) {
-  if (buffer.element_type() == expected.type && buffer.dimensions() == expected.dimensions) return;
+[[noreturn]] void refuse_shape(const LeafShape& expected, const char* group,
+                               const AnyBuffer& buffer) {
   refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
          to_string(buffer.dimensions()), "; it must be ", expected.type,
          to_string(expected.dimensions), " like ", BufferName{"params", expected.leaf});
+}
+
+inline void check_same_shape(const LeafShape& expected, const char* group,
+                             const AnyBuffer& buffer) {
+  const Dimensions dimensions = buffer.dimensions();
+  bool same =
+      buffer.element_type() == expected.type && dimensions.size() == expected.dimensions.size();
+  // By hand: a call of memcmp costs more than the one or two comparisons that there are.
+  for (std::size_t i = 0; same && i < dimensions.size(); ++i) {
+    same = dimensions[i] == expected.dimensions[i];
+  }
+  if (!same) refuse_shape(expected, group, buffer);
 }
 
 template <typename T>
@@ -98,16 +132,8 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
            " results; n leaves need 4 n (params, grads, mu, nu) and 3 n (params, mu, nu)");
   }
 
-  const auto operand = [&](std::size_t group, std::size_t leaf) -> AnyBuffer {
-    const auto buffer = leaves.get<AnyBuffer>(group * n + leaf);
-    if (!buffer) refuse("operand ", 1 + group * n + leaf, ": ", buffer.error().message());
-    return *buffer;
-  };
-  const auto result = [&](std::size_t group, std::size_t leaf) -> AnyBuffer {
-    auto buffer = results.get<AnyBuffer>(group * n + leaf);
-    if (!buffer) refuse("result ", group * n + leaf, ": ", buffer.error().message());
-    return **std::move(buffer);
-  };
+  const Operands operands(leaves);
+  const Results outputs(results);
 
   const Table table = check_table(coefficients, n);
   UpdateCall<T> call;
@@ -117,7 +143,7 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
   call.returns = returns_change ? Returns::kChange : Returns::kParams;
   call.leaves.reserve(n);
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
-    const AnyBuffer params = operand(0, leaf);
+    const AnyBuffer params = operands[leaf];
     const LeafShape shape{leaf, data_type<T>(), params.dimensions()};
     const auto input = [&](const char* group, const AnyBuffer& buffer) {
       check_same_shape(shape, group, buffer);
@@ -127,11 +153,11 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
       check_same_shape(shape, group, buffer);
       return static_cast<T*>(buffer.untyped_data());
     };
-    call.leaves.push_back({input("params", params), input("grads", operand(1, leaf)),
-                           input("mu", operand(2, leaf)), input("nu", operand(3, leaf)),
-                           output("result params", result(0, leaf)),
-                           output("result mu", result(1, leaf)),
-                           output("result nu", result(2, leaf)), entry_length(shape, table.batch)});
+    call.leaves.push_back(
+        {input("params", params), input("grads", operands[n + leaf]),
+         input("mu", operands[2 * n + leaf]), input("nu", operands[3 * n + leaf]),
+         output("result params", outputs[leaf]), output("result mu", outputs[n + leaf]),
+         output("result nu", outputs[2 * n + leaf]), entry_length(shape, table.batch)});
   }
   return call;
 }

@@ -14,6 +14,9 @@ from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, nadam_update_p, reference
 UPDATE_TARGET = "nadam_xla_update_v1"
 PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
 
+# What JAX writes on a donated argument: the result that takes its memory, or that XLA may choose.
+_MARKS_OF_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
+
 
 def install() -> None:
     """Registers the handlers with JAX's XLA, and the primitive's lowerings.
@@ -25,7 +28,11 @@ def install() -> None:
     for target, handler in _native.registrations().items():
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
     for platform in PLATFORMS_WITH_KERNEL:
-        mlir.register_lowering(nadam_update_p, _lower_to_custom_call, platform=platform)
+        # Not cached: JAX would lower it into a function of its own, in which no operand tells
+        # whether the caller donated it.
+        mlir.register_lowering(
+            nadam_update_p, _lower_to_custom_call, platform=platform, cacheable=False
+        )
     mlir.register_lowering(nadam_update_p, mlir.lower_fun(reference, multiple_results=True))
 
 
@@ -47,6 +54,28 @@ def _lower_to_custom_call(ctx: Any, *operands: Any, returns_change: bool) -> Any
     n = (len(operands) - 1) // OPERANDS_OF_LEAF
     params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
     updated = grads if returns_change else params
-    aliases = {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
+    aliases = {
+        operand: result
+        for result, operand in enumerate((*updated, *mu, *nu))
+        if not _belongs_to_caller(operands[operand])
+    }
     lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
     return lower(ctx, *operands, returns_change=returns_change)
+
+
+def _belongs_to_caller(value: Any) -> bool:
+    """Whether this is an argument of the whole program that was not donated.
+
+    XLA would have to copy it before it could be overwritten; without the alias the kernel reads the
+    one and writes the other, which is a pass less. Donation shows as an attribute that JAX gives to
+    the program's arguments; where it cannot be seen, as inside a loop or a nested function, the
+    alias stands, and XLA decides.
+    """
+    if not isinstance(value, mlir.ir.BlockArgument):
+        return False
+    owner = value.owner.owner.operation.attributes
+    is_program = "sym_visibility" in owner and str(owner["sym_visibility"]) == '"public"'
+    if not is_program or "arg_attrs" not in owner:
+        return False
+    marks = mlir.ir.DictAttr(mlir.ir.ArrayAttr(owner["arg_attrs"])[value.arg_number])
+    return not any(mark in marks for mark in _MARKS_OF_DONATION)

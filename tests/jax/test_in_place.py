@@ -1,5 +1,6 @@
 """Nothing is copied: from pointers and from the compiled program."""
 
+import re
 from typing import Any
 
 import jax
@@ -70,15 +71,45 @@ def test_the_update_needs_no_temporary_memory_to_speak_of() -> None:
     assert analysis.temp_size_in_bytes <= 64 * 1024
 
 
-def test_arguments_that_are_not_donated_stay_as_they_are() -> None:
+def steps_of(tx: Any) -> dict[str, Any]:
+    return {
+        "apply": lambda params, state, grads: tx.apply(grads, state, params),
+        "update": lambda params, state, grads: tx.update(grads, state, params),
+    }
+
+
+@pytest.mark.parametrize("step", ["apply", "update"])
+def test_arguments_that_are_not_donated_stay_as_they_are_and_are_not_copied(step: str) -> None:
+    """Aliased, XLA would copy every one of them before the call."""
+    tx = nadam(1e-3)
+    params = params_of(3)
+    arguments = params, tx.init(params), params_of(3)
+    kept = jax.tree.map(np.array, arguments)
+    compiled = jax.jit(steps_of(tx)[step])
+    first, new_state = compiled(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, kept, arguments)
+    assert not np.array_equal(first[0], params[0])
+    assert new_state.count == 1
+    assert " copy(" not in compiled.lower(*arguments).compile().as_text()
+
+
+@pytest.mark.parametrize("donate", [(), (0, 1)])
+def test_a_loop_carries_parameters_and_moments_in_place(donate: tuple[int, ...]) -> None:
     tx = nadam(1e-3)
     params = params_of(3)
     state = tx.init(params)
-    kept = jax.tree.map(np.array, (params, state))
-    new_params, new_state = jax.jit(tx.apply)(params, state, params)
-    jax.tree.map(np.testing.assert_array_equal, kept, (params, state))
-    assert not np.array_equal(new_params[0], params[0])
-    assert new_state.count == 1
+
+    def loop(params: Any, state: Any, grads: Any) -> Any:
+        def step(_: int, carry: Any) -> Any:
+            return tx.apply(grads, carry[1], carry[0])
+
+        return jax.lax.fori_loop(0, 10, step, (params, state))
+
+    text = jax.jit(loop, donate_argnums=donate).lower(params, state, params).compile().as_text()
+    body = next(part for part in text.split("\n}\n") if "custom-call(" in part)
+    copied = [line for line in body.splitlines() if re.search(r"= f32\[\d.* copy\(", line)]
+    assert not copied
+    assert text.count(" copy(") <= len(copied) + 4 + (0 if donate else 9), "into the loop, once"
 
 
 def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:

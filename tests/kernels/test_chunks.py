@@ -55,8 +55,8 @@ def test_elements_beyond_2_to_the_31() -> None:
 
     The four arrays hold 34 GB, of which only the pages of these chunks are ever touched.
     """
-    length = 2**31 + 40_000
-    chunk_length = 32 * 1024
+    length = 2**31 + 200_000
+    chunk_length = 128 * 1024
     chunks = [0, 2**31 // chunk_length - 1, 2**31 // chunk_length, length // chunk_length]
     params, grads, mu, nu = (np.zeros(length, np.float32) for _ in range(4))
     row = oracle.rows(np.random.default_rng(0), (), "float32")
