@@ -21,7 +21,7 @@ test: $(VENV)/.with-test
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
 
 bench: $(VENV)/.with-bench
-	$(BIN)/python -m benchmarks.compiled_loop
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.with-dev
 	$(BIN)/ruff check .
