@@ -64,6 +64,7 @@ def _variable(variable: Any) -> Any:
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
+@cache  # asked for every variable at every eager step
 def _is_on_cpu(device: str) -> bool:
     return not device or tf.DeviceSpec.from_string(device).device_type in (None, "CPU")
 

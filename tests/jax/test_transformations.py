@@ -1,11 +1,13 @@
 """What JAX does to functions: vmap, grad, jit, export."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from jax.test_util import check_grads
+from x64 import enable_x64
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam, nadam_update
@@ -123,7 +125,7 @@ class TestDifferentiation:
     @pytest.mark.parametrize("modes", ["fwd", "rev"])
     @pytest.mark.parametrize("returns", ["params", "change"])
     def test_gradients_to_second_order(self, modes: str, returns: str) -> None:
-        with jax.enable_x64(True):
+        with enable_x64(True):
             smooth = self.row._replace(clip_value=100.0, eps_root=1e-3)
             groups = [[x.astype(jnp.float64) for x in g] for g in leaves()]
             *row, skip = jnp.array(smooth)  # a difference of skips is no derivative
@@ -145,7 +147,7 @@ class TestDifferentiation:
                 params, state = tx.apply(jax.grad(loss)(params), state, params)
             return loss(params)
 
-        with jax.enable_x64(True):
+        with enable_x64(True):
             rate, step = 0.1, 1e-6
             slope = (after_training(rate + step) - after_training(rate - step)) / (2 * step)
             np.testing.assert_allclose(jax.grad(after_training)(rate), slope, rtol=1e-5)

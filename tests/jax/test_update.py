@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from x64 import enable_x64
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam_update
@@ -31,7 +32,7 @@ def test_every_shape_gets_the_bits_of_the_rule(
     rng = np.random.default_rng(seed)
     groups = leaves_of(rng, shapes, dtype)
     rows = oracle.rows(rng, (len(shapes),) if rows_per_leaf else (), dtype)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         new = nadam_update(rows, *groups)
         change, *_ = nadam_update(rows, *groups, returns="change")
     for i, leaf in enumerate(zip(*groups, strict=True)):
@@ -51,7 +52,7 @@ def test_more_leaves_than_one_call_holds_and_both_dtypes_mixed() -> None:
     for group in groups:
         group[::2] = [x.astype(np.float32) for x in group[::2]]
     row = oracle.rows(rng, (), "float64")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         new = nadam_update(row, *groups)
     for i, leaf in enumerate(zip(*groups, strict=True)):
         dtype = leaf[0].dtype
