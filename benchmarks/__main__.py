@@ -20,6 +20,9 @@ from benchmarks.records import Record, load, save, table
 # The module of each section, and the Keras backend that its process is for.
 SECTIONS = [
     ("benchmarks.jax_steps", "jax"),
+    ("benchmarks.compile_time", "jax"),
+    ("benchmarks.training_steps", "jax"),
+    ("benchmarks.training_steps", "tensorflow"),
     ("benchmarks.keras_steps", "jax"),
     ("benchmarks.keras_steps", "tensorflow"),
 ]

@@ -10,6 +10,7 @@ product); Kingma & Ba 2015, "Adam" (the bias correction of the second moment).
 """
 
 import math
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 Scalar: TypeAlias = Any
@@ -116,11 +117,11 @@ def nadam(
 
 def check_decay_rate(name: str, value: object) -> None:
     """Raises ``ValueError`` for a number outside [0, 1). Arrays and callables pass unseen."""
-    if isinstance(value, (int, float)) and not 0.0 <= value < 1.0:
+    if isinstance(value, Real) and not 0.0 <= float(value) < 1.0:
         raise ValueError(f"{name} is {value!r}; it must be at least 0 and less than 1")
 
 
 def check_not_negative(name: str, value: object) -> None:
     """Raises ``ValueError`` for a negative number or NaN. Arrays and callables pass unseen."""
-    if isinstance(value, (int, float)) and not value >= 0.0:
+    if isinstance(value, Real) and not float(value) >= 0.0:
         raise ValueError(f"{name} is {value!r}; it must not be negative")

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace nadam_xla::cpu {
@@ -99,7 +100,11 @@ void run_chunks(std::int64_t chunks, const std::function<void(std::int64_t)>& bo
     return;
   }
   const auto work = std::make_shared<SharedWork>(chunks, body);
-  for (std::int64_t i = 0; i < helpers; ++i) pool.schedule([work] { work->help(); });
+  try {
+    for (std::int64_t i = 0; i < helpers; ++i) pool.schedule([work] { work->help(); });
+  } catch (const std::bad_alloc&) {
+    // Some may be at work on `body` already: this thread must not leave, and does the rest itself.
+  }
   work->take_chunks();
   work->wait_for_chunks_in_progress();
 }

@@ -199,6 +199,7 @@ def test_the_state_of_a_constant_momentum_holds_no_product() -> None:
         ({"b1": -0.1}, r"b1 is -0.1"),
         ({"b2": float("nan")}, r"b2 is nan"),
         ({"b2": np.float64(1.5)}, r"b2 is .*1.5"),
+        ({"b2": np.float32(1.5)}, r"b2 is .*1.5"),
         ({"eps": -1e-8}, r"eps is -1e-08; it must not be negative"),
         ({"eps_root": -1.0}, r"eps_root is -1.0"),
         ({"momentum_decay": -1}, r"momentum_decay is -1"),

@@ -42,6 +42,15 @@ def test_without_aliases_the_operands_stay_as_they_are() -> None:
         np.testing.assert_array_equal(leaf, value)
 
 
+def test_denormals_are_treated_alike_by_every_thread() -> None:
+    """Whether they are flushed is the runtime's choice, but one for the whole leaf."""
+    smallest = np.float32(1e-42)
+    leaf = np.full(2**20, smallest)
+    row = oracle.rows(np.random.default_rng(0), (1, 1), "float32")
+    for result in call([row, leaf, leaf, leaf, leaf], like(leaf, leaf, leaf)):
+        assert np.unique(np.asarray(result).view(np.uint32)).size == 1
+
+
 def test_no_leaves_is_no_error() -> None:
     assert call([f32(1, 1, K)], []) == []
 

@@ -1,0 +1,35 @@
+"""JAX: how long a donated step takes to trace and compile, against the number of leaves."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.interleave import interleave
+from benchmarks.jax_steps import OPTIMIZERS, Optimizer
+from benchmarks.records import Record, records_of
+
+TURNS = 3
+LEAVES = (10, 100, 400, 1000)
+CASES_MEASURED = len(LEAVES)
+
+
+def measure() -> Iterator[list[Record]]:
+    """The records of each number of leaves."""
+    for leaves in LEAVES:
+        contenders = {name: compilation(o, leaves) for name, o in OPTIMIZERS.items()}
+        timings = interleave(contenders, TURNS)
+        yield records_of("JAX, trace and compile one step", f"{leaves} leaves of 64", timings, 1)
+
+
+def compilation(optimizer: Optimizer, leaves: int) -> Callable[[], None]:
+    init, step = optimizer
+    params = [jnp.ones(64)] * leaves
+    state = init(params)
+
+    def run() -> None:
+        # A new function each time, which JAX has not compiled yet.
+        compiled = jax.jit(lambda p, s, g: step(g, s, p), donate_argnums=(0, 1))
+        compiled.lower(params, state, params).compile()
+
+    return run
