@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
+from keras.backend import is_float_dtype, standardize_dtype
 
 from nadam_xla import coefficients as conventions
 from nadam_xla.calls import by_compute_dtype, compute_dtype
@@ -34,6 +35,27 @@ def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVari
         velocities=[optimizer._velocities[i] for i in indices],
         u_product=optimizer._u_product,
     )
+
+
+def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> None:
+    """Checks what a step is about to update; dimensions that a graph does not know yet pass.
+
+    Raises:
+        TypeError: a variable is not of a floating dtype.
+        ValueError: a gradient has not its variable's shape.
+        Each message names the variable.
+    """
+    for variable, grad in zip(trainable_variables, grads, strict=True):
+        name = getattr(variable, "path", variable.name)
+        dtype = standardize_dtype(variable.dtype)
+        if not is_float_dtype(dtype):
+            raise TypeError(f"the variable {name} has the dtype {dtype}; Nadam updates floats only")
+        given, expected = tuple(grad.shape), tuple(variable.shape)
+        pairs = zip(given, expected, strict=False)
+        if len(given) != len(expected) or any(g not in (None, e) for g, e in pairs):
+            raise ValueError(
+                f"the gradient of the variable {name} has the shape {given}; it must be {expected}"
+            )
 
 
 def fused_step(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from nadam_xla.jax import nadam_update
-from nadam_xla.keras.fused_step import fused_step, variables_of
+from nadam_xla.keras.fused_step import check_leaves, fused_step, variables_of
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
@@ -19,6 +19,7 @@ def step(
     optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
 ) -> None:
     """Updates the variables; in Keras's compiled training step, in place."""
+    check_leaves(trainable_variables, grads)
     fused_step(
         nadam_update,
         variables_of(optimizer, trainable_variables),

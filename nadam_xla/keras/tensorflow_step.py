@@ -8,7 +8,12 @@ from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
-from nadam_xla.keras.fused_step import StepVariables, fused_step, variables_of
+from nadam_xla.keras.fused_step import (
+    StepVariables,
+    check_leaves,
+    fused_step,
+    variables_of,
+)
 from nadam_xla.tensorflow import nadam_update
 from nadam_xla.tensorflow.runtime import unavailable
 
@@ -32,12 +37,15 @@ def step(
     optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
 ) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
+    # Of tf.IndexedSlices, this sums the slices of equal indices.
+    dense = [tf.convert_to_tensor(grad) for grad in grads]
+    check_leaves(trainable_variables, dense)
     key = tuple(optimizer._get_variable_index(v) for v in trainable_variables)
     compiled_steps = _compiled_steps.setdefault(optimizer, {})
     if key not in compiled_steps:
         compiled_steps[key] = _compiled_step(variables_of(optimizer, trainable_variables))
     compiled_steps[key](
-        [_dense(g, v) for g, v in zip(grads, trainable_variables, strict=True)],
+        [tf.ensure_shape(g, v.shape) for g, v in zip(dense, trainable_variables, strict=True)],
         iterations=tf.convert_to_tensor(optimizer.iterations),
         learning_rate=tf.convert_to_tensor(learning_rate),
         beta_1=optimizer.beta_1,
@@ -53,11 +61,6 @@ def _compiled_step(variables: StepVariables) -> Callable[..., None]:
         fused_step(nadam_update, variables, grads, **scalars)
 
     return compiled_step  # type: ignore[no-any-return]
-
-
-def _dense(grad: Any, variable: Any) -> Any:
-    """A tensor of the variable's shape; of ``tf.IndexedSlices``, equal indices are summed."""
-    return tf.ensure_shape(tf.convert_to_tensor(grad), variable.shape)
 
 
 def _variable(variable: Any) -> Any:

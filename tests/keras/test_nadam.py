@@ -318,6 +318,29 @@ def test_bad_arguments_are_errors(arguments: dict[str, Any], message: str) -> No
         Nadam(**arguments)
 
 
+@only_where_fused
+@pytest.mark.parametrize(
+    ("dtype", "shape", "error", "message"),
+    [
+        (
+            "int32",
+            (3,),
+            TypeError,
+            "the variable .*w has the dtype int32; Nadam updates floats only",
+        ),
+        ("float32", (4,), ValueError, r"gradient of .*w has the shape \(4,\); it must be \(3,\)"),
+        ("float32", (3, 1), ValueError, r"has the shape \(3, 1\); it must be \(3,\)"),
+    ],
+)
+def test_bad_leaves_are_errors_that_name_the_variable(
+    dtype: str, shape: tuple[int, ...], error: type[Exception], message: str
+) -> None:
+    variable = keras.Variable(np.ones(3, dtype), dtype=dtype, name="w")
+    with pytest.raises(error, match=message):
+        Nadam().apply([ops.ones(shape, dtype)], [variable])
+    np.testing.assert_array_equal(ops.convert_to_numpy(variable), np.ones(3))
+
+
 # ---- the fused step ------------------------------------------------------------------------------
 
 
