@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# What the native module, and so the installation, is made of.
-SOURCES := pyproject.toml CMakeLists.txt \
-           $(shell find kernels -name '*.h' -o -name '*.cpp')
 CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp')
+# What the native module, and so the installation, is made of.
+SOURCES := pyproject.toml CMakeLists.txt $(CXX_FILES)
 
 .PHONY: demo test bench lint format clean
 
@@ -44,4 +43,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) build dist demo-output bench-output

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-import pytest
+from imports import newly_imported
 
 from nadam_xla import _native
 from nadam_xla.coefficients import Coefficients
@@ -68,23 +68,13 @@ def test_an_unknown_instruction_set_is_an_error_that_names_the_known() -> None:
 
 
 def test_importing_the_package_imports_no_framework() -> None:
-    code = (
-        "import sys, nadam_xla, nadam_xla.coefficients;"
-        "print([m for m in ('jax', 'tensorflow', 'keras', 'optax', 'torch') if m in sys.modules])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    frameworks = ("jax", "tensorflow", "keras", "optax", "torch")
+    assert newly_imported("import nadam_xla, nadam_xla.coefficients", frameworks) == []
 
 
-@pytest.mark.parametrize("module", ["nadam_xla.jax"])
-def test_the_jax_package_needs_only_jax(module: str) -> None:
-    code = (
-        f"import sys, {module};"
-        "print([m for m in ('tensorflow', 'keras', 'torch') if m in sys.modules])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+def test_the_jax_package_needs_only_jax() -> None:
+    assert newly_imported("import nadam_xla.jax", ("tensorflow", "keras", "torch")) == []
+
+
+def test_what_a_statement_imports_is_seen() -> None:
+    assert newly_imported("import nadam_xla.jax", ("jax", "optax", "torch")) != []

@@ -1,7 +1,5 @@
 """nadam_xla.tensorflow: the functional update, ResourceApplyNadam, and what they refuse."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
+from imports import newly_imported
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import nadam_update, raw_ops, runtime
@@ -178,11 +177,5 @@ def test_an_unreachable_xla_is_an_error_that_names_both_versions(
 
 
 def test_the_package_needs_only_tensorflow() -> None:
-    code = (
-        "import sys, tensorflow; before = set(sys.modules); import nadam_xla.tensorflow;"
-        "print([m for m in ('jax', 'optax', 'torch') if m in set(sys.modules) - before])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    others = ("jax", "optax", "torch")
+    assert newly_imported("import nadam_xla.tensorflow", others, after="import tensorflow") == []

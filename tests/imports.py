@@ -1,0 +1,19 @@
+"""What a statement imports, seen in a process of its own."""
+
+import subprocess
+import sys
+
+
+def newly_imported(statement: str, frameworks: tuple[str, ...], after: str = "pass") -> list[str]:
+    """Those of the frameworks that the statement imports, once ``after`` has run."""
+    code = f"""
+import sys
+{after}
+before = set(sys.modules)
+{statement}
+print(*(set(sys.modules) - before).intersection({frameworks!r}))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return result.stdout.split()
