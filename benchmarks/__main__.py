@@ -1,6 +1,7 @@
 """`python -m benchmarks`: every section in a process of its own, then one report.
 
-Prints Markdown tables and keeps them in the output folder, with the figures and versions as JSON.
+Prints Markdown tables and keeps them in the output folder, with the figures and versions as JSON,
+and pictures.
 """
 
 import argparse
@@ -15,18 +16,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.plots import draw
 from benchmarks.records import Record, load, save, table
 
 # The module of each section, and the Keras backend that its process is for.
 SECTIONS = [
     ("benchmarks.jax_steps", "jax"),
     ("benchmarks.compile_time", "jax"),
+    ("benchmarks.memory", "jax"),
     ("benchmarks.training_steps", "jax"),
     ("benchmarks.training_steps", "tensorflow"),
     ("benchmarks.keras_steps", "jax"),
     ("benchmarks.keras_steps", "tensorflow"),
+    ("benchmarks.torch_steps", "tensorflow"),
+    ("benchmarks.sizes", "tensorflow"),
 ]
-PACKAGES = ("nadam-xla", "jax", "jaxlib", "optax", "keras", "tensorflow-cpu", "numpy")
+PACKAGES = ("nadam-xla", "jax", "jaxlib", "optax", "keras", "tensorflow-cpu", "torch", "numpy")
 
 
 def main() -> None:
@@ -72,6 +77,7 @@ def report(records: list[Record], output: Path) -> None:
         parts.append(f"**{section}**\n\n" + table([r for r in records if r.section == section]))
     text = "\n\n".join(parts)
     (output / "report.md").write_text(text + "\n")
+    draw(records, output)
     print(f"\n{text}\n\nkept in {output}")
 
 

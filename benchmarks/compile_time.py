@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from benchmarks.interleave import interleave
 from benchmarks.jax_steps import OPTIMIZERS, Optimizer
-from benchmarks.records import Record, records_of
+from benchmarks.records import MILLISECONDS, Record, records_of
 
 TURNS = 3
+LENGTH = 64
 LEAVES = (10, 100, 400, 1000)
 CASES_MEASURED = len(LEAVES)
 
@@ -18,13 +19,19 @@ def measure() -> Iterator[list[Record]]:
     """The records of each number of leaves."""
     for leaves in LEAVES:
         contenders = {name: compilation(o, leaves) for name, o in OPTIMIZERS.items()}
-        timings = interleave(contenders, TURNS)
-        yield records_of("JAX, trace and compile one step", f"{leaves} leaves of 64", timings, 1)
+        yield records_of(
+            "JAX, trace and compile one step",
+            f"{leaves} leaves of {LENGTH}",
+            leaves * LENGTH,
+            interleave(contenders, TURNS),
+            scale=MILLISECONDS,
+            unit="ms",
+        )
 
 
 def compilation(optimizer: Optimizer, leaves: int) -> Callable[[], None]:
     init, step = optimizer
-    params = [jnp.ones(64)] * leaves
+    params = [jnp.ones(LENGTH)] * leaves
     state = init(params)
 
     def run() -> None:

@@ -1,7 +1,7 @@
 """JAX: compiled loops of steps, and one call a step with and without donation, against optax."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.donation import carrying
 from benchmarks.interleave import interleave
-from benchmarks.records import OURS, Record, records_of
+from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import CASES, Shapes, elements
 from nadam_xla import _native_testing
 from nadam_xla.jax import nadam
@@ -21,6 +22,7 @@ STEPS_IN_LOOP = (10, 400)  # at least and at most
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 Optimizer = tuple[Callable[[Any], Any], Step]
+Contenders = Mapping[str, Callable[[], None]]
 
 _ours = nadam(1e-3)
 _theirs = optax.nadam(1e-3)
@@ -61,55 +63,89 @@ def compiled_loop(optimizer: Optimizer, leaves: Leaves, steps: int) -> Callable[
 
         return jax.lax.fori_loop(0, steps, body, (params, state))
 
-    return _contender(jax.jit(run, donate_argnums=(0, 1)), optimizer, leaves, 1)
+    compiled = jax.jit(run, donate_argnums=(0, 1))
+    return carrying(compiled, leaves.start(optimizer), [(leaves.grads,)])
 
 
 def calls(optimizer: Optimizer, leaves: Leaves, steps: int, *, donate: bool) -> Callable[[], None]:
     """One call a step."""
-
-    def run(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        return optimizer[1](grads, state, params)
-
-    compiled = jax.jit(run, donate_argnums=(0, 1) if donate else ())
-    return _contender(compiled, optimizer, leaves, steps)
+    compiled = jax.jit(one_step(optimizer), donate_argnums=(0, 1) if donate else ())
+    return carrying(compiled, leaves.start(optimizer), [(leaves.grads,)] * steps)
 
 
-def _contender(
-    compiled: Any, optimizer: Optimizer, leaves: Leaves, calls: int
-) -> Callable[[], None]:
-    carry = leaves.start(optimizer)
+def calls_beside_work(optimizer: Optimizer, leaves: Leaves, steps: int) -> Callable[[], None]:
+    """One donated call a step, of a program that also multiplies two small matrices.
 
-    def contender() -> None:
-        nonlocal carry
-        for _ in range(calls):
-            carry = compiled(*carry, leaves.grads)
-        jax.block_until_ready(carry)
+    XLA counts a custom call as no arithmetic at all, and runs a program without arithmetic in the
+    thread that calls it; the product makes it run beside that thread, as a training step does.
+    """
 
-    return contender
+    def run(params: Any, state: Any, work: jax.Array, grads: Any) -> tuple[Any, Any, jax.Array]:
+        return *one_step(optimizer)(params, state, grads), work @ work
+
+    compiled = jax.jit(run, donate_argnums=(0, 1, 2))
+    carry = (*leaves.start(optimizer), jnp.zeros((32, 32)))
+    return carrying(compiled, carry, [(leaves.grads,)] * steps)
+
+
+def one_step(optimizer: Optimizer) -> Step:
+    """The step with its arguments in the order in which it returns them, for donation."""
+    return lambda params, state, grads: optimizer[1](grads, state, params)
+
+
+def steps_in_loop(parameters: int) -> int:
+    return int(np.clip(ELEMENTS_IN_TURN // parameters, *STEPS_IN_LOOP))
+
+
+def steps_in_calls(parameters: int) -> int:
+    return max(3, steps_in_loop(parameters) // 8)
 
 
 def measure() -> Iterator[list[Record]]:
     """The records of each case, one section after the other."""
-    threads = len(os.sched_getaffinity(0))
     for case, shapes_of in CASES.items():
         shapes = shapes_of()
-        leaves = Leaves(shapes)
-        steps = int(np.clip(ELEMENTS_IN_TURN // elements(shapes), *STEPS_IN_LOOP))
-        limit = _native_testing.MemoryLimit(elements(shapes), threads)
-
-        contenders = {n: compiled_loop(o, leaves, steps) for n, o in OPTIMIZERS.items()}
-        contenders["memory limit"] = lambda limit=limit, steps=steps: limit.run(steps)
-        timings = interleave(contenders, TURNS)
-        yield records_of("JAX, compiled loop of steps", case, timings, steps)
-
-        few = max(3, steps // 8)
-        for donate in (True, False):
-            contenders = {n: calls(o, leaves, few, donate=donate) for n, o in OPTIMIZERS.items()}
-            if donate:
-                contenders["empty call"] = calls(FLOOR, leaves, few, donate=True)
-            section = f"JAX, a call a step, {'donated' if donate else 'not donated'}"
-            yield records_of(section, case, interleave(contenders, TURNS), few)
+        for section, contenders, steps in sections(Leaves(shapes), elements(shapes)):
+            turns = interleave(contenders, TURNS)
+            yield records_of(
+                f"JAX, {section}", case, elements(shapes), turns, scale=MILLISECONDS / steps
+            )
 
 
-SECTIONS_OF_CASE = 3
+def sections(leaves: Leaves, parameters: int) -> Iterator[tuple[str, Contenders, int]]:
+    """The heading, the contenders and the steps of a turn of each section, one by one."""
+    steps = steps_in_loop(parameters)
+    loops = {name: compiled_loop(o, leaves, steps) for name, o in OPTIMIZERS.items()}
+    yield (
+        "compiled loop of steps",
+        loops | {"memory limit": memory_limit(parameters, steps)},
+        steps,
+    )
+
+    steps = steps_in_calls(parameters)
+    with_floor = OPTIMIZERS | {"empty call": FLOOR}
+    yield (
+        "a call a step, donated",
+        {name: calls(o, leaves, steps, donate=True) for name, o in with_floor.items()},
+        steps,
+    )
+    yield (
+        "a call a step, donated, beside other work",
+        {name: calls_beside_work(o, leaves, steps) for name, o in with_floor.items()},
+        steps,
+    )
+    yield (
+        "a call a step, not donated",
+        {name: calls(o, leaves, steps, donate=False) for name, o in OPTIMIZERS.items()},
+        steps,
+    )
+
+
+def memory_limit(parameters: int, steps: int) -> Callable[[], None]:
+    """Reads and writes what a step does, next to no arithmetic, on as many threads."""
+    limit = _native_testing.MemoryLimit(parameters, len(os.sched_getaffinity(0)))
+    return lambda: limit.run(steps)
+
+
+SECTIONS_OF_CASE = 4
 CASES_MEASURED = len(CASES) * SECTIONS_OF_CASE

@@ -9,8 +9,8 @@ from keras import ops
 
 import nadam_xla.keras
 from benchmarks.interleave import interleave
-from benchmarks.records import OURS, Record, records_of
-from benchmarks.shapes import Shapes, transformer_blocks
+from benchmarks.records import MILLISECONDS, OURS, Record, records_of
+from benchmarks.shapes import Shapes, elements, transformer_blocks
 
 TURNS = 9
 STEPS = 4
@@ -29,14 +29,23 @@ def measure() -> Iterator[list[Record]]:
         BACKEND
     ]
     for case, shapes in CASES.items():
-        rng = np.random.default_rng(0)
-        grads = [ops.convert_to_tensor(rng.standard_normal(s, np.float32)) for s in shapes]
+        grads = grads_of(shapes)
         for way, contender in ways.items():
-            contenders = {n: contender(o(), shapes, grads) for n, o in OPTIMIZERS.items()}
+            contenders = {n: contender(o(), shapes, grads, STEPS) for n, o in OPTIMIZERS.items()}
             if BACKEND == "tensorflow":
-                contenders["ResourceApplyAdam"] = resource_apply_adam(grads)
-            section = f"Keras on {BACKEND}, {way}"
-            yield records_of(section, case, interleave(contenders, TURNS), STEPS)
+                contenders["ResourceApplyAdam"] = resource_apply_adam(grads, STEPS)
+            yield records_of(
+                f"Keras on {BACKEND}, {way}",
+                case,
+                elements(shapes),
+                interleave(contenders, TURNS),
+                scale=MILLISECONDS / STEPS,
+            )
+
+
+def grads_of(shapes: Shapes) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [ops.convert_to_tensor(rng.standard_normal(s, np.float32)) for s in shapes]
 
 
 def variables_of(shapes: Shapes) -> list[Any]:
@@ -46,7 +55,9 @@ def variables_of(shapes: Shapes) -> list[Any]:
 def tensorflow_contender(
     wrap: Callable[[Callable[..., None]], Callable[..., None]],
 ) -> Callable[..., Callable[[], None]]:
-    def contender(optimizer: Any, shapes: Shapes, grads: list[Any]) -> Callable[[], None]:
+    def contender(
+        optimizer: Any, shapes: Shapes, grads: list[Any], steps: int
+    ) -> Callable[[], None]:
         variables = variables_of(shapes)
         optimizer.build(variables)
 
@@ -56,7 +67,7 @@ def tensorflow_contender(
         step = wrap(apply)
 
         def run() -> None:
-            for _ in range(STEPS):
+            for _ in range(steps):
                 step(grads)
             optimizer.iterations.numpy()  # waits
 
@@ -65,7 +76,7 @@ def tensorflow_contender(
     return contender
 
 
-def resource_apply_adam(grads: list[Any]) -> Callable[[], None]:
+def resource_apply_adam(grads: list[Any], steps: int) -> Callable[[], None]:
     import tensorflow as tf  # noqa: PLC0415 - this backend's alone
 
     triples = [tuple(tf.Variable(tf.zeros_like(g)) for _ in range(3)) for g in grads]
@@ -88,15 +99,19 @@ def resource_apply_adam(grads: list[Any]) -> Callable[[], None]:
             )
 
     def run() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             step(grads)
         triples[0][0].numpy()
 
     return run
 
 
-def jax_contender(optimizer: Any, shapes: Shapes, grads: list[Any]) -> Callable[[], None]:
+def jax_contender(
+    optimizer: Any, shapes: Shapes, grads: list[Any], steps: int
+) -> Callable[[], None]:
     import jax  # noqa: PLC0415 - this backend's alone
+
+    from benchmarks.donation import carrying  # noqa: PLC0415
 
     variables = variables_of(shapes)
     optimizer.build(variables)
@@ -109,13 +124,7 @@ def jax_contender(optimizer: Any, shapes: Shapes, grads: list[Any]) -> Callable[
         jax.numpy.copy, ([v.value for v in variables], [v.value for v in optimizer.variables])
     )
 
-    def run() -> None:
-        nonlocal carry
-        for _ in range(STEPS):
-            carry = step(*carry, grads)
-        jax.block_until_ready(carry)
-
-    return run
+    return carrying(step, carry, [(grads,)] * steps)
 
 
 def _tensorflow_ways() -> dict[str, Callable[..., Callable[[], None]]]:

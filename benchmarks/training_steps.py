@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from benchmarks.interleave import interleave
-from benchmarks.records import Record, records_of
+from benchmarks.records import MILLISECONDS, Record, records_of
 
 TURNS = 9
 STEPS = 8
@@ -31,13 +31,15 @@ def measure() -> Iterator[list[Record]]:
     }[BACKEND]
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((STEPS * BATCH, WIDTH), np.float32) for _ in range(2))
-    yield records_of(section, CASE, interleave(contenders(x, y), TURNS), STEPS)
+    turns = interleave(contenders(x, y), TURNS)
+    yield records_of(section, CASE, LAYERS * WIDTH**2, turns, scale=MILLISECONDS / STEPS)
 
 
 def jax_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]]:
     import jax  # noqa: PLC0415 - this backend's alone
     import jax.numpy as jnp  # noqa: PLC0415
 
+    from benchmarks.donation import carrying  # noqa: PLC0415
     from benchmarks.jax_steps import OPTIMIZERS  # noqa: PLC0415
 
     def loss(params: list[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
@@ -57,15 +59,7 @@ def jax_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]
 
         compiled = jax.jit(step, donate_argnums=(0, 1))
         params = [jnp.array(kernel) for kernel in kernels]
-        carry = params, init(params)
-
-        def run() -> None:
-            nonlocal carry
-            for batch in batches:
-                carry = compiled(*carry, *batch)
-            jax.block_until_ready(carry)
-
-        return run
+        return carrying(compiled, (params, init(params)), batches)
 
     return {name: contender(optimizer) for name, optimizer in OPTIMIZERS.items()}
 
