@@ -20,6 +20,7 @@ CASES: dict[str, Shapes] = {
     "transformer, 108 leaves": transformer_blocks(),
     "20x[(256,256),(256,)]": [(256, 256), (256,)] * 20,
 }
+COMPILED = "jit_compile"
 OPTIMIZERS = {OURS: nadam_xla.keras.Nadam, "stock": keras.optimizers.Nadam}
 
 
@@ -34,6 +35,8 @@ def measure() -> Iterator[list[Record]]:
             contenders = {n: contender(o(), shapes, grads, STEPS) for n, o in OPTIMIZERS.items()}
             if BACKEND == "tensorflow":
                 contenders["ResourceApplyAdam"] = resource_apply_adam(grads, STEPS)
+            if way == COMPILED:
+                contenders["empty step"] = contender(EmptyStep(), shapes, grads, STEPS)
             yield records_of(
                 f"Keras on {BACKEND}, {way}",
                 case,
@@ -41,6 +44,21 @@ def measure() -> Iterator[list[Record]]:
                 interleave(contenders, TURNS),
                 scale=MILLISECONDS / STEPS,
             )
+
+
+class EmptyStep:
+    """Assigns to each variable of a step its own value, which compiled moves no data."""
+
+    def build(self, variables: list[Any]) -> None:
+        moments = [keras.Variable(np.zeros(v.shape, "float32")) for v in [*variables, *variables]]
+        self.variables = [*variables, *moments]
+        self.iterations = keras.Variable(0)
+
+    def apply(self, grads: list[Any]) -> None:
+        del grads
+        for variable in self.variables:
+            variable.assign(variable.value)
+        self.iterations.assign_add(1)
 
 
 def grads_of(shapes: Shapes) -> list[Any]:
@@ -135,7 +153,7 @@ def _tensorflow_ways() -> dict[str, Callable[..., Callable[[], None]]]:
     return {
         "eager": tensorflow_contender(lambda f: f),
         "tf.function": tensorflow_contender(tf.function),
-        "jit_compile": tensorflow_contender(lambda f: tf.function(f, jit_compile=True)),
+        COMPILED: tensorflow_contender(lambda f: tf.function(f, jit_compile=True)),
     }
 
 

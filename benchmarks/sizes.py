@@ -63,7 +63,7 @@ def tensorflow_contenders(shapes: Shapes, steps: int) -> dict[str, Callable[[], 
     from benchmarks import keras_steps  # noqa: PLC0415 - that process's
 
     grads = keras_steps.grads_of(shapes)
-    jitted = keras_steps.TENSORFLOW_WAYS["jit_compile"]
+    jitted = keras_steps.TENSORFLOW_WAYS[keras_steps.COMPILED]
     stock, ours = (keras_steps.OPTIMIZERS[name] for name in ("stock", OURS))
     return {
         "Keras on TensorFlow, jitted": jitted(stock(), shapes, grads, steps),
