@@ -1,15 +1,23 @@
 """How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.interpreters import mlir
+from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
 from nadam_xla import _native
-from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, nadam_update_p, reference
+from nadam_xla.jax.partitioning import update_partitioned
+from nadam_xla.jax.primitive import (
+    OPERANDS_OF_LEAF,
+    nadam_update_p,
+    reference,
+    update_in_place_p,
+)
 
 UPDATE_TARGET = "nadam_xla_update_v1"
 PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
@@ -27,13 +35,34 @@ def install() -> None:
     _check_ffi_version()
     for target, handler in _native.registrations().items():
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    devices_during_lowering().add(nadam_update_p)
     for platform in PLATFORMS_WITH_KERNEL:
         # Not cached: JAX would lower it into a function of its own, in which no operand tells
         # whether the caller donated it.
         mlir.register_lowering(
-            nadam_update_p, _lower_to_custom_call, platform=platform, cacheable=False
+            nadam_update_p, _lower, platform=platform, cacheable=False
         )
+        mlir.register_lowering(update_in_place_p, _lower_in_place, platform=platform)
     mlir.register_lowering(nadam_update_p, mlir.lower_fun(reference, multiple_results=True))
+
+
+def devices_during_lowering() -> set[Any]:
+    """JAX's registry of the primitives whose lowering must know the devices of the mesh.
+
+    ``custom_partitioning`` needs them. JAX enters its own primitive here and offers no public way
+    for one that becomes it only when it is lowered.
+
+    Raises:
+        ImportError: this JAX keeps no such registry.
+    """
+    try:
+        from jax._src.dispatch import prim_requires_devices_during_lowering as registry  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            f"nadam_xla cannot be partitioned by JAX {jax.__version__}: it is tested with 0.7.2 to"
+            " 0.12, which list in jax._src.dispatch the primitives that need devices when lowered"
+        ) from error
+    return registry  # type: ignore[no-any-return]
 
 
 def _check_ffi_version() -> None:
@@ -50,17 +79,40 @@ def _check_ffi_version() -> None:
         )
 
 
-def _lower_to_custom_call(ctx: Any, *operands: Any, returns_change: bool) -> Any:
-    n = (len(operands) - 1) // OPERANDS_OF_LEAF
-    params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
-    updated = grads if returns_change else params
-    aliases = {
-        operand: result
-        for result, operand in enumerate((*updated, *mu, *nu))
-        if not _belongs_to_caller(operands[operand])
-    }
+def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
+    """The primitive as users bind it: one call, or one on each device of a mesh."""
+    aliased = tuple(
+        index
+        for index in _updated_operands(len(operands), returns_change)
+        if not _belongs_to_caller(operands[index])
+    )
+    if not _is_partitioned(ctx.module_context.axis_context):
+        return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
+    partitioned = partial(update_partitioned, aliased, returns_change)
+    return mlir.lower_fun(partitioned, multiple_results=True)(ctx, *operands)
+
+
+def _lower_in_place(
+    ctx: Any, *operands: Any, aliased: tuple[int, ...], returns_change: bool
+) -> Any:
+    updated = _updated_operands(len(operands), returns_change)
+    aliases = {operand: result for result, operand in enumerate(updated) if operand in aliased}
     lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
     return lower(ctx, *operands, returns_change=returns_change)
+
+
+def _updated_operands(operands: int, returns_change: bool) -> list[int]:
+    """The index of the operand that each result replaces."""
+    n = (operands - 1) // OPERANDS_OF_LEAF
+    params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
+    return [*(grads if returns_change else params), *mu, *nu]
+
+
+def _is_partitioned(axes: Any) -> bool:
+    """Whether the partitioner spreads what is being lowered over several devices."""
+    if isinstance(axes, SPMDAxisContext):
+        return set(axes.manual_axes) != set(axes.mesh.axis_names)
+    return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
 def _belongs_to_caller(value: Any) -> bool:

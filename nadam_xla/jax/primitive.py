@@ -25,6 +25,13 @@ RESULTS_OF_LEAF = 3  # params, mu, nu
 nadam_update_p = Primitive("nadam_xla_update")
 nadam_update_p.multiple_results = True
 
+update_in_place_p = Primitive("nadam_xla_update_in_place")
+"""What ``nadam_update_p`` becomes on each device of a mesh. It never meets a transformation.
+
+Its parameter ``aliased`` has the indices of the operands whose memory the results may take.
+"""
+update_in_place_p.multiple_results = True
+
 
 def reference(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
     """The reference rule over the primitive's flat operands."""
@@ -121,6 +128,14 @@ def _jvp(
     dense = [ad.instantiate_zeros(t) for t in tangents]  # type: ignore[no-untyped-call]
     values = bind(*primals, returns_change=returns_change)
     return values, jax.jvp(rule, tuple(primals), tuple(dense))[1]
+
+
+@update_in_place_p.def_abstract_eval  # type: ignore[untyped-decorator]
+def _abstract_eval_in_place(
+    *operands: Any, aliased: tuple[int, ...], returns_change: bool
+) -> list[Any]:
+    del aliased
+    return _abstract_eval(*operands, returns_change=returns_change)
 
 
 batching.primitive_batchers[nadam_update_p] = _batch

@@ -1,0 +1,125 @@
+"""How one update is spread over the devices of a mesh: each updates the shard that it holds.
+
+XLA cannot look into a custom call, so it would gather every leaf for it. The update is element by
+element: the dimensions of a leaf may be cut in any way, if only the four operands and the three
+results of that leaf are cut alike. This module tells the partitioner so.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+from jax.experimental.custom_partitioning import (
+    ArrayMapping,
+    SdyShardingRule,
+    custom_partitioning,
+)
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, update_in_place_p
+
+Shaped: TypeAlias = jax.ShapeDtypeStruct
+
+
+def _update(
+    aliased: tuple[int, ...], returns_change: bool, *operands: jax.Array
+) -> tuple[jax.Array, ...]:
+    results = update_in_place_p.bind(  # type: ignore[no-untyped-call]
+        *operands, aliased=aliased, returns_change=returns_change
+    )
+    return tuple(results)
+
+
+def _partition(
+    aliased: tuple[int, ...],
+    returns_change: bool,
+    mesh: Any,
+    operands: Sequence[Shaped],
+    results: Sequence[Shaped],
+) -> tuple[Any, Any, Any, Any]:
+    """The update of one shard, and the shardings that the partitioner must bring about."""
+    del results
+
+    def update_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
+        return _update(aliased, returns_change, *shards)
+
+    table, *leaves = operands
+    n = len(leaves) // OPERANDS_OF_LEAF
+    params, _, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
+    layouts = [_layout(*leaf) for leaf in zip(mu, nu, params, strict=True)]
+    table_layout = table.sharding
+    if table.shape[0] != 1:
+        table_layout, layouts = _with_one_batch_axis(mesh, layouts)
+    return (
+        mesh,
+        update_shard,
+        (*layouts,) * RESULTS_OF_LEAF,
+        (table_layout, *layouts * OPERANDS_OF_LEAF),
+    )
+
+
+def _layout(mu: Shaped, nu: Shaped, params: Shaped) -> Any:
+    """How a leaf is cut: as its moments are, for they are two of the three results.
+
+    Parameters that every device holds whole are then cut for the update and gathered after it: of
+    all three they are the ones whose gathering is wanted (the ZeRO-1 layout).
+    """
+    for leaf in (mu, nu, params):
+        if not leaf.sharding.is_fully_replicated:
+            return leaf.sharding
+    return mu.sharding
+
+
+def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[Any, list[Any]]:
+    """The layouts, all with the first dimension cut alike, and that of a table with such a batch.
+
+    The sharding rule has made them so already, unless the caller forced leaves apart.
+    """
+    batch = next((layout.spec[0] for layout in layouts if layout.spec[0] is not None), None)
+    taken = set(_axes(batch))
+    alike = []
+    for layout in layouts:
+        rest = (None if taken & set(_axes(axes)) else axes for axes in layout.spec[1:])
+        alike.append(NamedSharding(mesh, PartitionSpec(batch, *rest)))
+    return NamedSharding(mesh, PartitionSpec(batch, None, None)), alike
+
+
+def _axes(entry: Any) -> tuple[Any, ...]:
+    """The mesh axes in one entry of a PartitionSpec."""
+    if entry is None:
+        return ()
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+def _sharding_rule(
+    aliased: tuple[int, ...],
+    returns_change: bool,
+    mesh: Any,
+    operands: Sequence[Any],
+    results: Sequence[Any],
+) -> SdyShardingRule:
+    """Each dimension of a leaf is one factor, in all its operands and results."""
+    del aliased, returns_change, mesh
+    table, *leaves = (operand.shape for operand in operands)
+    n = len(results) // RESULTS_OF_LEAF
+    has_batch = table[0] != 1
+
+    def factors(leaf: int, rank: int) -> ArrayMapping:
+        names = [f"leaf{leaf}dim{d}" for d in range(rank)]
+        return ArrayMapping(*(["batch", *names[1:]] if has_batch else names))
+
+    mappings = tuple(factors(i, len(shape)) for i, shape in enumerate(leaves[:n]))
+    whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
+    return SdyShardingRule(
+        (ArrayMapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF),
+        mappings * RESULTS_OF_LEAF,
+        need_replication_factors=whole,
+    )
+
+
+update_partitioned = custom_partitioning(_update, static_argnums=(0, 1))
+"""``update_partitioned(aliased, returns_change, *operands)``: the primitive's operands and results.
+
+``aliased`` are the indices of the operands whose memory the results may take.
+"""
+update_partitioned.def_partition(partition=_partition, sharding_rule=_sharding_rule)
