@@ -26,6 +26,7 @@ struct Registration {
 
 constexpr Registration kRegistrations[] = {
     {"nadam_xla_update_v1", "Host", &nadam_xla_update_v1_cpu},
+    {"nadam_xla_sum_squares_v1", "Host", &nadam_xla_sum_squares_v1_cpu},
 };
 
 nb::dict registrations() {

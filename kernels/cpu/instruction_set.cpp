@@ -70,4 +70,14 @@ UpdateLoop<double> update_loop<double>() {
   return instruction_set().update_f64;
 }
 
+template <>
+SumSquaresLoop<float> sum_squares_loop<float>() {
+  return instruction_set().sum_squares_f32;
+}
+
+template <>
+SumSquaresLoop<double> sum_squares_loop<double>() {
+  return instruction_set().sum_squares_f64;
+}
+
 }  // namespace nadam_xla::cpu

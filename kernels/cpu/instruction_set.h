@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/update_loop.h"
+#include "kernels/cpu/loops.h"
 
 namespace nadam_xla::cpu {
 
@@ -18,5 +18,8 @@ std::vector<std::string> available_instruction_sets();
 
 template <typename T>
 UpdateLoop<T> update_loop();
+
+template <typename T>
+SumSquaresLoop<T> sum_squares_loop();
 
 }  // namespace nadam_xla::cpu

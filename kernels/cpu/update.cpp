@@ -1,32 +1,10 @@
 #include "kernels/cpu/update.h"
 
-#include <algorithm>
-
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
 namespace {
-
-// A chunk is long enough that the streams run undisturbed, and short enough that the threads finish
-// together; below the shortest no other thread is worth waking (docs/performance.md).
-constexpr std::int64_t kShortestChunk = 8 * 1024;
-constexpr std::int64_t kLongestChunk = 128 * 1024;
-constexpr std::int64_t kChunksInCall = 16;
-
-std::int64_t chunk_length(const std::int64_t elements) {
-  const std::int64_t length = std::clamp(elements / kChunksInCall, kShortestChunk, kLongestChunk);
-  return length / ChunkPlan::kAlignment * ChunkPlan::kAlignment;
-}
-
-template <typename T>
-ChunkPlan plan_of(const UpdateCall<T>& call) {
-  std::int64_t elements = 0;
-  for (const Streams<T>& leaf : call.leaves) elements += call.batch * leaf.length;
-  ChunkPlan plan(static_cast<std::int64_t>(call.leaves.size()), call.batch, chunk_length(elements));
-  for (const Streams<T>& leaf : call.leaves) plan.add_leaf(leaf.length);
-  return plan;
-}
 
 template <typename T>
 Streams<T> stretch_of(const Streams<T>& leaf, std::int64_t offset, std::int64_t length) {
@@ -38,7 +16,7 @@ Streams<T> stretch_of(const Streams<T>& leaf, std::int64_t offset, std::int64_t 
 
 template <typename T>
 UpdateWork<T>::UpdateWork(UpdateCall<T> call)
-    : call_(std::move(call)), plan_(plan_of(call_)), loop_(update_loop<T>()) {}
+    : call_(std::move(call)), plan_(plan_of(call_.leaves, call_.batch)), loop_(update_loop<T>()) {}
 
 template <typename T>
 void UpdateWork<T>::run(const std::int64_t chunk) const {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "kernels/cpu/chunk_plan.h"
+#include "kernels/cpu/loops.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/update_loop.h"
 #include "kernels/update_call.h"
 
 namespace nadam_xla::cpu {

@@ -4,7 +4,9 @@
 #include <functional>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
+#include "kernels/cpu/sum_squares.h"
 #include "kernels/cpu/update.h"
 #include "kernels/ffi/decode.h"
 #include "xla/ffi/api/ffi.h"
@@ -28,26 +30,46 @@ class XlaPool final : public cpu::Pool {
   xla::ffi::ThreadPool& pool_;
 };
 
-Error update(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
-             const RemainingRets results, const bool returns_change) try {
-  const XlaPool pool(threads);
-  switch (coefficients.element_type()) {
+// Runs the body for the element type; what it throws becomes an error that names the target.
+template <typename Body>
+Error run_typed(const char* target, const char* typed_by, const DataType type,
+                const Body& body) try {
+  switch (type) {
     case DataType::F32:
-      cpu::update(decode_update<float>(coefficients, leaves, results, returns_change), pool);
+      body(float());
       return Error::Success();
     case DataType::F64:
-      cpu::update(decode_update<double>(coefficients, leaves, results, returns_change), pool);
+      body(double());
       return Error::Success();
     default:
       std::ostringstream message;
-      message << "nadam_xla_update_v1: coefficients has the element type "
-              << coefficients.element_type() << "; it must be F32 or F64";
+      message << target << ": " << typed_by << " has the element type " << type
+              << "; it must be F32 or F64";
       return Error::InvalidArgument(message.str());
   }
 } catch (const std::invalid_argument& error) {
-  return Error::InvalidArgument(error.what());
+  return Error::InvalidArgument(std::string(target) + ": " + error.what());
 } catch (const std::exception& error) {
-  return Error::Internal(std::string("nadam_xla_update_v1: ") + error.what());
+  return Error::Internal(std::string(target) + ": " + error.what());
+}
+
+Error update(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
+             const RemainingRets results, const bool returns_change) {
+  return run_typed("nadam_xla_update_v1", "coefficients", coefficients.element_type(),
+                   [&](auto element) {
+                     using T = decltype(element);
+                     cpu::update(decode_update<T>(coefficients, leaves, results, returns_change),
+                                 XlaPool(threads));
+                   });
+}
+
+Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
+                  xla::ffi::Result<AnyBuffer> sums) {
+  return run_typed("nadam_xla_sum_squares_v1", "the result", sums->element_type(),
+                   [&](auto element) {
+                     using T = decltype(element);
+                     cpu::sum_squares(decode_sum_squares<T>(leaves, *sums), XlaPool(threads));
+                   });
 }
 
 }  // namespace
@@ -60,3 +82,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<bool>("returns_change"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
+    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().RemainingArgs().Ret<xla::ffi::AnyBuffer>());

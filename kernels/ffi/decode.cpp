@@ -15,7 +15,6 @@ using xla::ffi::DataType;
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   std::ostringstream message;
-  message << "nadam_xla_update_v1: ";
   (message << ... << parts);
   throw std::invalid_argument(message.str());
 }
@@ -28,6 +27,11 @@ std::string to_string(const Dimensions& dimensions) {
   return text.str();
 }
 
+template <typename T>
+constexpr DataType data_type() {
+  return sizeof(T) == sizeof(float) ? DataType::F32 : DataType::F64;
+}
+
 // The standard accessors build an error, with a string in it, for every buffer that is in order;
 // hundreds of leaves a call make that the larger part of a small update.
 class Operands : public xla::ffi::RemainingArgs {
@@ -35,7 +39,7 @@ class Operands : public xla::ffi::RemainingArgs {
   explicit Operands(const RemainingArgs& operands) : RemainingArgs(operands) {}
   AnyBuffer operator[](std::size_t i) const {
     if (args()->types[offset() + i] != XLA_FFI_ArgType_BUFFER)
-      refuse("operand ", 1 + i, " is no buffer");
+      refuse("operand ", offset() + i, " is no buffer");
     return AnyBuffer(static_cast<const XLA_FFI_Buffer*>(args()->args[offset() + i]));
   }
 };
@@ -85,11 +89,6 @@ inline void check_same_shape(const LeafShape& expected, const char* group,
   if (!same) refuse_shape(expected, group, buffer);
 }
 
-template <typename T>
-constexpr DataType data_type() {
-  return sizeof(T) == sizeof(float) ? DataType::F32 : DataType::F64;
-}
-
 struct Table {
   std::int64_t batch;
   std::int64_t rows;
@@ -107,16 +106,27 @@ Table check_table(const AnyBuffer& coefficients, std::size_t leaves) {
   return {shape[0], shape[1]};
 }
 
-// The elements of one batch entry of a leaf.
-std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
+std::int64_t elements_of(const Dimensions& dimensions) {
   std::int64_t elements = 1;
-  for (const std::int64_t dimension : shape.dimensions) elements *= dimension;
-  if (batch == 1) return elements;
-  if (shape.dimensions.size() == 0 || shape.dimensions[0] != batch) {
+  for (const std::int64_t dimension : dimensions) elements *= dimension;
+  return elements;
+}
+
+bool has_batch_axis(const Dimensions& dimensions, std::int64_t batch) {
+  return dimensions.size() != 0 && dimensions[0] == batch;
+}
+
+std::int64_t elements_of_entry(const Dimensions& dimensions, std::int64_t batch) {
+  return batch == 0 ? 0 : elements_of(dimensions) / batch;
+}
+
+// The elements of one batch entry of a leaf of the update.
+std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
+  if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
     refuse(BufferName{"params", shape.leaf}, " is ", shape.type, to_string(shape.dimensions),
            "; its first axis must be the batch of ", batch, " that coefficients has");
   }
-  return batch == 0 ? 0 : elements / batch;
+  return elements_of_entry(shape.dimensions, batch);
 }
 
 }  // namespace
@@ -162,9 +172,39 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
   return call;
 }
 
+template <typename T>
+SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyBuffer sums) {
+  const std::size_t n = leaves.size();
+  const Dimensions shape = sums.dimensions();
+  const bool is_batched = shape.size() == 2;
+  if (shape.size() < 1 || shape.size() > 2 || shape.back() != static_cast<std::int64_t>(n)) {
+    refuse("the result is ", sums.element_type(), to_string(shape), "; it must be [", n,
+           "], a sum for each leaf, or [batch, ", n, "]");
+  }
+  SumSquaresCall<T> call{is_batched ? shape[0] : 1, {}, static_cast<T*>(sums.untyped_data())};
+  call.leaves.reserve(n);
+  const Operands operands(leaves);
+  for (std::size_t i = 0; i < n; ++i) {
+    const AnyBuffer leaf = operands[i];
+    const Dimensions dimensions = leaf.dimensions();
+    if (leaf.element_type() != data_type<T>() ||
+        (is_batched && !has_batch_axis(dimensions, call.batch))) {
+      refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
+             sums.element_type(), to_string(shape),
+             ", so it must be of that type, and lead with that batch if there is one");
+    }
+    call.leaves.push_back(
+        {static_cast<const T*>(leaf.untyped_data()), elements_of_entry(dimensions, call.batch)});
+  }
+  return call;
+}
+
 template UpdateCall<float> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
                                          const xla::ffi::RemainingRets&, bool);
 template UpdateCall<double> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
                                           const xla::ffi::RemainingRets&, bool);
+
+template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
+template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
 
 }  // namespace nadam_xla::ffi

@@ -1,6 +1,7 @@
-// From the buffers that XLA hands over to an UpdateCall.
+// From the buffers that XLA hands over to the calls that the layers below execute.
 #pragma once
 
+#include "kernels/sum_squares_call.h"
 #include "kernels/update_call.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -15,11 +16,23 @@ UpdateCall<T> decode_update(const xla::ffi::AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results, bool returns_change);
 
+// Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
+//   operands  leaves * n
+//   result    [n], or [batch, n] where every leaf leads with an axis of that size
+// T is the element type of all of them. Throws std::invalid_argument, which names the operand.
+template <typename T>
+SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves,
+                                     xla::ffi::AnyBuffer sums);
+
 extern template UpdateCall<float> decode_update(const xla::ffi::AnyBuffer&,
                                                 const xla::ffi::RemainingArgs&,
                                                 const xla::ffi::RemainingRets&, bool);
 extern template UpdateCall<double> decode_update(const xla::ffi::AnyBuffer&,
                                                  const xla::ffi::RemainingArgs&,
                                                  const xla::ffi::RemainingRets&, bool);
+extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&,
+                                                         xla::ffi::AnyBuffer);
+extern template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&,
+                                                          xla::ffi::AnyBuffer);
 
 }  // namespace nadam_xla::ffi

@@ -39,9 +39,7 @@ def install() -> None:
     for platform in PLATFORMS_WITH_KERNEL:
         # Not cached: JAX would lower it into a function of its own, in which no operand tells
         # whether the caller donated it.
-        mlir.register_lowering(
-            nadam_update_p, _lower, platform=platform, cacheable=False
-        )
+        mlir.register_lowering(nadam_update_p, _lower, platform=platform, cacheable=False)
         mlir.register_lowering(update_in_place_p, _lower_in_place, platform=platform)
     mlir.register_lowering(nadam_update_p, mlir.lower_fun(reference, multiple_results=True))
 
@@ -86,7 +84,7 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         for index in _updated_operands(len(operands), returns_change)
         if not _belongs_to_caller(operands[index])
     )
-    if not _is_partitioned(ctx.module_context.axis_context):
+    if not is_partitioned(ctx.module_context.axis_context):
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
     partitioned = partial(update_partitioned, aliased, returns_change)
     return mlir.lower_fun(partitioned, multiple_results=True)(ctx, *operands)
@@ -108,8 +106,8 @@ def _updated_operands(operands: int, returns_change: bool) -> list[int]:
     return [*(grads if returns_change else params), *mu, *nu]
 
 
-def _is_partitioned(axes: Any) -> bool:
-    """Whether the partitioner spreads what is being lowered over several devices."""
+def is_partitioned(axes: Any) -> bool:
+    """Whether the partitioner spreads what is lowered in this axis context over several devices."""
     if isinstance(axes, SPMDAxisContext):
         return set(axes.manual_axes) != set(axes.mesh.axis_names)
     return isinstance(axes, ShardingContext) and axes.num_devices > 1

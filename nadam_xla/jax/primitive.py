@@ -98,12 +98,12 @@ def _batch(
     if table_axis is None:
         # Behind the axis that the table already knows, or in front where it knows none.
         to = 0 if batch_before == 1 else 1
-        moved = [_batched_at(to, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
+        moved = [batched_at(to, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
         results = bind(table, *moved, returns_change=returns_change)
         return results, [to] * len(results)
 
     table = jnp.moveaxis(table, table_axis, 0)
-    moved = [_batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
+    moved = [batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
     if batch_before == 1:
         results = bind(table[:, 0], *moved, returns_change=returns_change)
     else:
@@ -114,7 +114,8 @@ def _batch(
     return results, [0] * len(results)
 
 
-def _batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
+def batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
+    """The operand with its batch axis at ``to``; repeated along one where it has none."""
     if axis is not None:
         return jnp.moveaxis(x, axis, to)
     return jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], size, *x.shape[to:]))

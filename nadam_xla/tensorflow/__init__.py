@@ -5,6 +5,7 @@ reached, the ops raise :class:`NotImplementedError` and say why.
 """
 
 from nadam_xla.tensorflow import raw_ops
+from nadam_xla.tensorflow.sum_squares import sum_squares
 from nadam_xla.tensorflow.update import nadam_update
 
-__all__ = ["nadam_update", "raw_ops"]
+__all__ = ["nadam_update", "raw_ops", "sum_squares"]

@@ -1,7 +1,6 @@
 """The fused update over lists of tensors, as a StableHLO custom call in a TensorFlow graph."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -9,17 +8,19 @@ import tensorflow as tf
 from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import runtime
+from nadam_xla.tensorflow.custom_call import custom_call
 
 UPDATE_TARGET = "nadam_xla_update_v1"
-
-# The version of the XlaCallModule op's protocol that knows typed custom calls and platforms.
-_CALL_MODULE_VERSION = 9
 
 Tensors = Sequence[Any]
 
 
 def nadam_update(
-    coefficients: Coefficients, params: Tensors, grads: Tensors, mu: Tensors, nu: Tensors
+    coefficients: Coefficients | Sequence[Coefficients],
+    params: Tensors,
+    grads: Tensors,
+    mu: Tensors,
+    nu: Tensors,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """One fused Nadam step: the rule of :class:`nadam_xla.coefficients.Coefficients`.
 
@@ -27,7 +28,7 @@ def nadam_update(
     inputs were read from are written in place. Elsewhere the op runs alone and copies.
 
     Args:
-        coefficients: one row of scalars for all tensors.
+        coefficients: one row of scalars for all tensors, or a row for each.
         params: n floating-point tensors of static shape. float32 and float64 are computed as they
             are; narrower ones are widened to float32 and rounded back.
         grads: the gradients, of the same shapes and any floating dtype. ``tf.IndexedSlices`` are
@@ -44,13 +45,18 @@ def nadam_update(
         ValueError: a shape is unknown or differs from its parameter's, or the lists in length.
     """
     runtime.check_available()
+    if not isinstance(coefficients, Coefficients) and len(coefficients) != len(params):
+        raise ValueError(
+            f"coefficients has {len(coefficients)} rows; it must be one row, or one for each of"
+            f" the {len(params)} params"
+        )
     groups = {"params": params, "grads": grads, "mu": mu, "nu": nu}
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
     for dtype, indices in calls([x.dtype.name for x in tensors["params"]]):
         leaves = [[group[i] for i in indices] for group in tensors.values()]
-        updated = _call(coefficients, dtype, leaves)
+        updated = _call(_table(coefficients, dtype, indices), dtype, leaves)
         kept = (tensors["params"], tensors["mu"], tensors["nu"])
         for i, *new in zip(indices, *updated, strict=True):
             results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
@@ -68,65 +74,44 @@ def _check(tensors: dict[str, list[Any]]) -> None:
     for name, group in tensors.items():
         if len(group) != len(params):
             raise ValueError(f"{name} has {len(group)} tensors; it must have {len(params)}")
+        check_leaves(name, group)
         for i, (x, p) in enumerate(zip(group, params, strict=True)):
-            if not x.dtype.is_floating:
-                raise TypeError(f"{name}[{i}] has the dtype {x.dtype.name}; it must be floating")
-            if not x.shape.is_fully_defined() or x.shape != p.shape:
+            if x.shape != p.shape:
                 raise ValueError(
-                    f"{name}[{i}] has the shape {x.shape}; it must be static and that of"
-                    f" params[{i}], {p.shape}"
+                    f"{name}[{i}] has the shape {x.shape}; it must be that of params[{i}],"
+                    f" {p.shape}"
                 )
 
 
-def _call(coefficients: Coefficients, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
+def check_leaves(name: str, tensors: Tensors) -> None:
+    """Raises ``TypeError`` for a dtype that is not floating, ``ValueError`` for an open shape."""
+    for i, x in enumerate(tensors):
+        if not x.dtype.is_floating:
+            raise TypeError(f"{name}[{i}] has the dtype {x.dtype.name}; it must be floating")
+        if not x.shape.is_fully_defined():
+            raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
+
+
+def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     """One custom call; ``leaves`` and the results are grouped as its operands and results are."""
-    row = tf.stack([scalar(c, dtype) for c in coefficients])
-    table = tf.reshape(row, (1, 1, len(coefficients)))
-    shapes = tuple(tuple(x.shape.as_list()) for x in leaves[0])
+    shapes = [tuple(x.shape.as_list()) for x in leaves[0]]
     n = len(shapes)
-    results = runtime.call_module(
+    updated = [*range(1, 1 + n), *range(1 + 2 * n, 1 + 4 * n)]  # params, mu and nu
+    results = custom_call(
+        UPDATE_TARGET,
         [table, *(tf.cast(x, dtype) for group in leaves for x in group)],
-        version=_CALL_MODULE_VERSION,
-        module=_module(dtype, shapes),
-        Tout=[dtype] * (3 * n),
-        Sout=list(shapes) * 3,
-        platforms=("CPU",),
+        shapes * 3,
+        dtype,
+        aliases=dict(enumerate(updated)),
+        backend_config="returns_change = false",
     )
     return [results[i * n : (i + 1) * n] for i in range(3)]
 
 
-@lru_cache(maxsize=1024)
-def _module(dtype: str, shapes: tuple[tuple[int, ...], ...]) -> str:
-    """The StableHLO module that holds nothing but the call, each result aliased to its operand."""
-    n = len(shapes)
-    element = {"float32": "f32", "float64": "f64"}[dtype]
-
-    def tensor_type(shape: tuple[int, ...]) -> str:
-        return "tensor<" + "".join(f"{size}x" for size in shape) + element + ">"
-
-    table = tensor_type((1, 1, len(Coefficients._fields)))
-    leaf_types = [tensor_type(shape) for shape in shapes]
-    operand_types = [table, *leaf_types * 4]
-    result_types = leaf_types * 3
-    aliased = [*range(1, 1 + n), *range(1 + 2 * n, 1 + 4 * n)]  # params, mu and nu
-    aliases = ", ".join(
-        f"#stablehlo.output_operand_alias<output_tuple_indices = [{result}],"
-        f" operand_index = {operand}, operand_tuple_indices = []>"
-        for result, operand in enumerate(aliased)
-    )
-    operands = [f"%arg{i}" for i in range(len(operand_types))]
-    parameters = ", ".join(f"{a}: {t}" for a, t in zip(operands, operand_types, strict=True))
-    results = ", ".join(f"%new#{i}" for i in range(len(result_types)))
-    types = ", ".join(result_types)
-    return f"""
-module @nadam_xla {{
-  func.func public @main({parameters}) -> ({types}) {{
-    %new:{len(result_types)} = stablehlo.custom_call @{UPDATE_TARGET}({", ".join(operands)}) {{
-      api_version = 4 : i32,
-      backend_config = {{returns_change = false}},
-      output_operand_aliases = [{aliases}]
-    }} : ({", ".join(operand_types)}) -> ({types})
-    return {results} : {types}
-  }}
-}}
-"""
+def _table(
+    coefficients: Coefficients | Sequence[Coefficients], dtype: str, indices: list[int]
+) -> Any:
+    """The call's table, [1, 1 or the number of indices, K]."""
+    one_for_all = isinstance(coefficients, Coefficients)
+    rows = [coefficients] if one_for_all else [coefficients[i] for i in indices]
+    return tf.stack([[tf.stack([scalar(c, dtype) for c in row]) for row in rows]])

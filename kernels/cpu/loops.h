@@ -1,0 +1,25 @@
+// The loops over a stretch of memory, one implementation of each for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/update_call.h"
+
+namespace nadam_xla::cpu {
+
+template <typename T>
+using UpdateLoop = void (*)(const T* row, const Streams<T>& streams, Returns returns);
+
+template <typename T>
+using SumSquaresLoop = double (*)(const T* x, std::int64_t length);
+
+// What one build of loops.cpp offers.
+struct InstructionSet {
+  const char* name;
+  UpdateLoop<float> update_f32;
+  UpdateLoop<double> update_f64;
+  SumSquaresLoop<float> sum_squares_f32;
+  SumSquaresLoop<double> sum_squares_f64;
+};
+
+}  // namespace nadam_xla::cpu

@@ -1,0 +1,17 @@
+// The sum of squares of each leaf of a call.
+#pragma once
+
+#include "kernels/cpu/parallel.h"
+#include "kernels/sum_squares_call.h"
+
+namespace nadam_xla::cpu {
+
+// Runs the whole call, sharing it with the pool's threads. The sums do not depend on how many there
+// are: each chunk's part is kept, and the parts are added up in their order.
+template <typename T>
+void sum_squares(const SumSquaresCall<T>& call, const Pool& pool);
+
+extern template void sum_squares(const SumSquaresCall<float>&, const Pool&);
+extern template void sum_squares(const SumSquaresCall<double>&, const Pool&);
+
+}  // namespace nadam_xla::cpu

@@ -1,0 +1,118 @@
+"""The sum of squares of each leaf, in one pass over them: a JAX primitive and its public function.
+
+What clipping by a norm and checking for finite gradients need; as a factor in the coefficients they
+then cost no further pass. Operands: n leaves of one dtype, float32 or float64. Result: ``[n]``; or,
+``batched``, ``[batch, n]`` of leaves that all lead with an axis of that size.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from nadam_xla.calls import calls
+from nadam_xla.jax import lowering
+from nadam_xla.jax.primitive import batched_at
+from nadam_xla.jax.update import PyTree, check_floating
+
+SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
+
+sum_squares_p = Primitive("nadam_xla_sum_squares")
+sum_squares_p.multiple_results = True
+
+
+def sum_squares(tree: PyTree) -> PyTree:
+    """The sum of squares of each leaf: a tree of scalars, in one pass over memory.
+
+    On the CPU they do not depend on the number of threads, and are summed in float64 before they
+    are rounded. The square root of their sum is the global norm.
+
+    Args:
+        tree: a pytree of floating-point arrays of any shape. Leaves narrower than float32 are
+            widened.
+
+    Returns:
+        A tree of the same structure; float64 scalars for float64 leaves, float32 for all others.
+
+    Raises:
+        TypeError: a leaf is not of a floating dtype; the message names it by its path.
+    """
+    check_floating("tree", tree)
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    results: list[Any] = [None] * len(leaves)
+    for dtype, indices in calls([str(leaf.dtype) for leaf in leaves]):
+        sums = bind(*(leaves[i].astype(dtype) for i in indices), batched=False)
+        for place, i in enumerate(indices):
+            results[i] = sums[place]
+    return jax.tree.unflatten(treedef, results)
+
+
+def bind(*leaves: jax.Array, batched: bool) -> jax.Array:
+    """The primitive, applied."""
+    (sums,) = sum_squares_p.bind(*leaves, batched=batched)  # type: ignore[no-untyped-call]
+    return sums  # type: ignore[no-any-return]
+
+
+def _reference(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
+    def total(leaf: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(leaf), axis=tuple(range(1 if batched else 0, leaf.ndim)))
+
+    return [jnp.stack([total(leaf) for leaf in leaves], axis=-1)]
+
+
+@sum_squares_p.def_impl  # type: ignore[untyped-decorator]
+def _run_eagerly(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
+    return [_compiled(batched)(*leaves)]
+
+
+@cache
+def _compiled(batched: bool) -> Callable[..., jax.Array]:
+    return jax.jit(partial(bind, batched=batched))
+
+
+@sum_squares_p.def_abstract_eval  # type: ignore[untyped-decorator]
+def _abstract_eval(*leaves: Any, batched: bool) -> list[Any]:
+    shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
+    return [jax.core.ShapedArray(shape, leaves[0].dtype)]
+
+
+def _batch(
+    leaves: Sequence[Any], axes: Sequence[int | None], *, batched: bool
+) -> tuple[list[jax.Array], list[int]]:
+    size = next(x.shape[axis] for x, axis in zip(leaves, axes, strict=True) if axis is not None)
+    moved = [batched_at(0, x, axis, size) for x, axis in zip(leaves, axes, strict=True)]
+    if batched:
+        inner = moved[0].shape[1]
+        merged = [x.reshape(size * inner, *x.shape[2:]) for x in moved]
+        sums = bind(*merged, batched=True).reshape(size, inner, len(leaves))
+    else:
+        sums = bind(*moved, batched=True)
+    return [sums], [0]
+
+
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, batched: bool
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The fused call for the values, the reference for their tangents."""
+    dense = [ad.instantiate_zeros(t) for t in tangents]  # type: ignore[no-untyped-call]
+    reference = partial(_reference, batched=batched)
+    return [bind(*primals, batched=batched)], jax.jvp(reference, tuple(primals), tuple(dense))[1]
+
+
+def _lower_to_custom_call(ctx: Any, *leaves: Any, batched: bool) -> Any:
+    if lowering.is_partitioned(ctx.module_context.axis_context):
+        # XLA's own reduction is what its partitioner knows how to split and to add up again.
+        return _lower_reference(ctx, *leaves, batched=batched)
+    return jax.ffi.ffi_lowering(SUM_SQUARES_TARGET)(ctx, *leaves)
+
+
+_lower_reference = mlir.lower_fun(_reference, multiple_results=True)
+mlir.register_lowering(sum_squares_p, _lower_reference)
+mlir.register_lowering(sum_squares_p, _lower_to_custom_call, platform="cpu")
+batching.primitive_batchers[sum_squares_p] = _batch
+ad.primitive_jvps[sum_squares_p] = _jvp

@@ -1,0 +1,41 @@
+"""The sum of squares of each tensor, in one pass over them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from nadam_xla.calls import calls
+from nadam_xla.tensorflow import runtime
+from nadam_xla.tensorflow.custom_call import custom_call
+from nadam_xla.tensorflow.update import check_leaves
+
+SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
+
+
+def sum_squares(tensors: Sequence[Any]) -> list[Any]:
+    """The sum of squares of each tensor, a scalar; read once, whatever their number.
+
+    They do not depend on the number of threads, and are summed in float64 before they are rounded.
+
+    Args:
+        tensors: floating-point tensors of static shape; those narrower than float32 are widened.
+
+    Returns:
+        Scalars: float64 for float64 tensors, float32 for all others.
+
+    Raises:
+        NotImplementedError: this TensorFlow's XLA cannot be reached.
+        TypeError: a tensor is not of a floating dtype.
+        ValueError: a shape is unknown.
+    """
+    runtime.check_available()
+    tensors = [tf.convert_to_tensor(x) for x in tensors]
+    check_leaves("tensors", tensors)
+    results: list[Any] = [None] * len(tensors)
+    for dtype, indices in calls([x.dtype.name for x in tensors]):
+        leaves = [tf.cast(tensors[i], dtype) for i in indices]
+        (sums,) = custom_call(SUM_SQUARES_TARGET, leaves, [(len(leaves),)], dtype)
+        for i, total in zip(indices, tf.unstack(sums), strict=True):
+            results[i] = total
+    return results
