@@ -38,9 +38,10 @@ def nadam_update(
     no longer needs them), and nothing is copied.
 
     Args:
-        coefficients: a ``Coefficients`` of scalars; or an array of the shape ``[K]``, one row for
-            all leaves, or ``[n, K]``, a row for each of the n leaves in the order of
-            ``jax.tree.leaves(params)``. ``vmap`` adds batch axes.
+        coefficients: a ``Coefficients`` of scalars, any of which may also be a vector with an entry
+            for each of the n leaves, in the order of ``jax.tree.leaves(params)``; or an array of
+            the shape ``[K]``, one row for all leaves, or ``[n, K]``, a row for each. ``vmap`` adds
+            batch axes.
         params: a pytree of floating-point arrays of any shape. float32 and float64 are computed as
             they are; narrower ones are widened to float32 and rounded back.
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype.
@@ -124,7 +125,8 @@ def _table(
 ) -> jax.Array:
     """The primitive's table, [1, 1 or the number of indices, K], for the leaves of one call."""
     if isinstance(coefficients, Coefficients):
-        rows = jnp.stack([jnp.asarray(c, dtype) for c in coefficients])
+        columns = (jnp.asarray(c, dtype) for c in coefficients)
+        rows = jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
     else:
         rows = jnp.asarray(coefficients, dtype)
     width = len(Coefficients._fields)

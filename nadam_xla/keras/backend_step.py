@@ -1,7 +1,7 @@
 """Which backend runs the fused step, if one does.
 
 ``serves(trainable_variables)`` tells whether these variables can be updated by it now;
-``step(optimizer, grads, trainable_variables, learning_rate)`` updates them.
+``step(optimizer, grads, trainable_variables)`` updates them.
 """
 
 import keras

@@ -1,4 +1,8 @@
-"""The whole Keras step as one fused update, in terms that hold on every backend."""
+"""The whole Keras step as one fused update, in terms that hold on every backend.
+
+Unscaling, clipping, weight decay and the momentum schedule become coefficients; of the gradients
+nothing but their sums of squares is needed for them, so no gradient is ever rewritten.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,13 +18,39 @@ from nadam_xla.coefficients import Coefficients, Momentum
 _MOMENTUM_DECAY = 1.0
 
 
+class Update(NamedTuple):
+    """The fused functions of the backend's tensors."""
+
+    nadam_update: Callable[..., tuple[list[Any], list[Any], list[Any]]]
+    sum_squares: Callable[[Sequence[Any]], list[Any]]
+
+
 class StepVariables(NamedTuple):
     """The variables that a step reads and writes, leaf by leaf, and the momentum product."""
 
     params: Sequence[Any]
     momentums: Sequence[Any]
     velocities: Sequence[Any]
+    accumulated_gradients: Sequence[Any] | None
     u_product: Any
+    decays: Sequence[bool]  # to which weight decay applies
+
+
+class Hyperparameters(NamedTuple):
+    """What a step is told by the optimizer: scalars, and None for what is switched off."""
+
+    iterations: Any  # the number of the updates made before
+    learning_rate: Any
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    weight_decay: Any
+    clipnorm: Any
+    global_clipnorm: Any
+    clipvalue: Any
+    loss_scale: Any
+    accumulation_steps: Any
+    is_update_step: Any  # whether this step ends an accumulation
 
 
 def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVariables:
@@ -29,11 +59,40 @@ def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVari
     It reads the attributes that ``keras.optimizers.Nadam`` keeps them in.
     """
     indices = [optimizer._get_variable_index(v) for v in trainable_variables]
+    accumulates = optimizer.gradient_accumulation_steps
     return StepVariables(
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
         velocities=[optimizer._velocities[i] for i in indices],
+        accumulated_gradients=(
+            [optimizer._accumulated_gradients[i] for i in indices] if accumulates else None
+        ),
         u_product=optimizer._u_product,
+        decays=[bool(optimizer._use_weight_decay(v)) for v in trainable_variables],
+    )
+
+
+def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> Hyperparameters:
+    """The optimizer's hyperparameters as they stand for this step.
+
+    Args:
+        optimizer: a ``keras.optimizers.Nadam``.
+        to_tensor: reads a variable; Keras's own leaves TensorFlow's variables as they are.
+    """
+    steps = optimizer.gradient_accumulation_steps
+    return Hyperparameters(
+        iterations=to_tensor(optimizer.iterations),
+        learning_rate=to_tensor(optimizer.learning_rate),
+        beta_1=optimizer.beta_1,
+        beta_2=optimizer.beta_2,
+        epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        clipnorm=optimizer.clipnorm,
+        global_clipnorm=optimizer.global_clipnorm,
+        clipvalue=optimizer.clipvalue,
+        loss_scale=optimizer.loss_scale_factor,
+        accumulation_steps=steps,
+        is_update_step=ops.equal((optimizer._iterations + 1) % steps, 0) if steps else None,
     )
 
 
@@ -59,15 +118,7 @@ def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> No
 
 
 def fused_step(
-    nadam_update: Callable[..., tuple[list[Any], list[Any], list[Any]]],
-    variables: StepVariables,
-    grads: Sequence[Any],
-    *,
-    iterations: Any,
-    learning_rate: Any,
-    beta_1: Any,
-    beta_2: Any,
-    epsilon: Any,
+    update: Update, variables: StepVariables, grads: Sequence[Any], given: Hyperparameters
 ) -> None:
     """Assigns every variable its new value.
 
@@ -75,42 +126,97 @@ def fused_step(
     (float32 where that is narrower).
 
     Args:
-        nadam_update: the fused update of the backend's tensors.
+        update: the backend's fused functions.
         variables: what to update.
         grads: the gradients, one for each parameter.
-        iterations: the number of the steps taken before.
-        learning_rate: of this step.
-        beta_1: the decay rate of the first moment.
-        beta_2: the decay rate of the second moment.
-        epsilon: added to the denominator.
+        given: the hyperparameters of this step.
     """
+    if variables.accumulated_gradients is not None:
+        grads = _accumulate(variables.accumulated_gradients, grads, given)
+    factors = _factors(update.sum_squares, grads, given)
     product_before = ops.convert_to_tensor(variables.u_product)
 
     def momentum_in(dtype: str) -> Momentum:
         return conventions.scheduled_momentum(
-            ops.cast(beta_1, dtype),
-            ops.cast(iterations + 1, dtype),
+            ops.cast(given.beta_1, dtype),
+            ops.cast(given.iterations + 1, dtype),
             _MOMENTUM_DECAY,
             ops.cast(product_before, dtype),
         )
 
     def row_in(dtype: str) -> Coefficients:
-        b2 = ops.cast(beta_2, dtype)
+        b2 = ops.cast(given.beta_2, dtype)
         return conventions.nadam(
-            learning_rate=ops.cast(learning_rate, dtype),
+            learning_rate=ops.cast(given.learning_rate, dtype),
             momentum=momentum_in(dtype),
-            b1=ops.cast(beta_1, dtype),
+            b1=ops.cast(given.beta_1, dtype),
             b2=b2,
-            b2_power=b2 ** ops.cast(iterations + 1, dtype),
-            eps=epsilon,
+            b2_power=b2 ** ops.cast(given.iterations + 1, dtype),
+            eps=given.epsilon,
         )
 
     leaves = (variables.params, variables.momentums, variables.velocities)
     for dtype, indices in by_compute_dtype([str(p.dtype) for p in variables.params]).items():
+        row = row_in(dtype)._replace(
+            decay=_decay([variables.decays[i] for i in indices], given, dtype),
+            grad_scale=ops.cast(_chosen(factors, indices), dtype),
+            **({} if not given.clipvalue else {"clip_value": given.clipvalue}),
+            **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
+        )
         params, mu, nu = ([ops.convert_to_tensor(group[i]) for i in indices] for group in leaves)
-        updated = nadam_update(row_in(dtype), params, [grads[i] for i in indices], mu, nu)
+        updated = update.nadam_update(row, params, [grads[i] for i in indices], mu, nu)
         for group, new_values in zip(leaves, updated, strict=True):
             for i, new in zip(indices, new_values, strict=True):
                 group[i].assign(new)
-    product_dtype = compute_dtype(str(variables.u_product.dtype))
-    variables.u_product.assign(momentum_in(product_dtype).product)
+    product = momentum_in(compute_dtype(str(variables.u_product.dtype))).product
+    if given.is_update_step is not None:
+        product = ops.where(given.is_update_step, product, product_before)
+    variables.u_product.assign(product)
+
+
+def _accumulate(
+    accumulated_gradients: Sequence[Any], grads: Sequence[Any], given: Hyperparameters
+) -> list[Any]:
+    """The sums so far; the variables keep them, or zero where this step uses them up."""
+    sums = []
+    for variable, grad in zip(accumulated_gradients, grads, strict=True):
+        before = ops.convert_to_tensor(variable)
+        total = before + ops.cast(grad, before.dtype)
+        variable.assign(ops.where(given.is_update_step, ops.zeros_like(total), total))
+        sums.append(total)
+    return sums
+
+
+def _factors(
+    sum_squares: Callable[[Sequence[Any]], list[Any]], grads: Sequence[Any], given: Hyperparameters
+) -> Any:
+    """What the gradients are to be multiplied by: a scalar, or a vector with one for each.
+
+    The mean over an accumulation, unscaling, and clipping by norm or by global norm, the latter as
+    ``keras.optimizers`` computes them: a norm that is not finite makes every parameter NaN.
+    """
+    scale = 1.0 / ((given.loss_scale or 1.0) * (given.accumulation_steps or 1))
+    if not given.clipnorm and not given.global_clipnorm:
+        return scale
+    sums = sum_squares(grads)
+    wide = "float64" if any(str(s.dtype).endswith("float64") for s in sums) else "float32"
+    squares = ops.stack([ops.cast(s, wide) for s in sums])
+    if given.clipnorm:
+        norms = ops.sqrt(squares) * scale
+        return scale * given.clipnorm / ops.maximum(norms, given.clipnorm)
+    norm = ops.sqrt(ops.sum(squares)) * scale
+    factor = given.global_clipnorm * ops.minimum(1.0 / norm, 1.0 / given.global_clipnorm)
+    return scale * (factor + (norm - norm))
+
+
+def _chosen(factors: Any, indices: Sequence[int]) -> Any:
+    is_vector = len(getattr(factors, "shape", ())) == 1
+    return ops.take(factors, indices) if is_vector else factors
+
+
+def _decay(decays: Sequence[bool], given: Hyperparameters, dtype: str) -> Any:
+    """The part of each parameter that the step takes away: a scalar, or a vector."""
+    if given.weight_decay is None or not any(decays):
+        return 0.0
+    decay = ops.cast(given.weight_decay, dtype) * ops.cast(given.learning_rate, dtype)
+    return decay if all(decays) else decay * ops.cast(decays, dtype)

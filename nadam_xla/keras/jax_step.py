@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from keras import ops
 
-from nadam_xla.jax import nadam_update
-from nadam_xla.keras.fused_step import check_leaves, fused_step, variables_of
+from nadam_xla.jax import nadam_update, sum_squares
+from nadam_xla.keras.fused_step import (
+    Update,
+    check_leaves,
+    fused_step,
+    hyperparameters_of,
+    variables_of,
+)
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
@@ -15,18 +22,12 @@ def serves(trainable_variables: Sequence[Any]) -> bool:
     return jax.default_backend() == "cpu"
 
 
-def step(
-    optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-) -> None:
+def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Updates the variables; in Keras's compiled training step, in place."""
     check_leaves(trainable_variables, grads)
     fused_step(
-        nadam_update,
+        Update(nadam_update, sum_squares),
         variables_of(optimizer, trainable_variables),
         grads,
-        iterations=optimizer.iterations,
-        learning_rate=learning_rate,
-        beta_1=optimizer.beta_1,
-        beta_2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
+        hyperparameters_of(optimizer, ops.convert_to_tensor),
     )

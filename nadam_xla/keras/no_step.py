@@ -10,8 +10,6 @@ def serves(trainable_variables: Sequence[Any]) -> bool:
     return False
 
 
-def step(
-    optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-) -> None:
+def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Never called, for ``serves`` says no."""
     raise NotImplementedError

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
@@ -24,8 +25,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     Args:
         learning_rate: a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or a callable
             without arguments.
-        beta_1: the decay rate of the first moment, in [0, 1).
-        beta_2: the decay rate of the second moment, in [0, 1).
+        beta_1: the decay rate of the first moment, in [0, 1): a float, a constant tensor, or a
+            callable without arguments.
+        beta_2: the decay rate of the second moment, likewise.
         epsilon: added to the denominator; not negative.
         weight_decay: as in ``keras.optimizers.Optimizer``, like all that follow.
         clipnorm: see there.
@@ -108,14 +110,108 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             dtype = "float32"
         return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
 
+    @property
+    def beta_1(self) -> Any:
+        """The decay rate of the first moment, as it stands now; it may be set to what it may be."""
+        return _value(self._beta_1)
+
+    @beta_1.setter
+    def beta_1(self, value: Any) -> None:
+        self._beta_1 = value
+
+    @property
+    def beta_2(self) -> Any:
+        """The decay rate of the second moment, likewise."""
+        return _value(self._beta_2)
+
+    @beta_2.setter
+    def beta_2(self, value: Any) -> None:
+        self._beta_2 = value
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this optimizer again; callables by Keras's serialization."""
+        betas = {"beta_1": _config_of(self._beta_1), "beta_2": _config_of(self._beta_2)}
+        return {**super().get_config(), **betas}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Nadam":
+        """The optimizer of which ``get_config`` gave this."""
+        betas = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("beta_1", "beta_2")
+            if isinstance(config.get(name), dict)
+        }
+        made: Nadam = super().from_config({**config, **betas}, custom_objects)
+        return made
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates the variables, as the parent's method does, in one fused pass.
+
+        Args:
+            grads: a gradient for each variable; None for those that are not to be updated.
+            trainable_variables: those that the optimizer was built for, or some of them, in the
+                order of ``grads``; None: all. On the first call they build the optimizer.
+
+        Raises:
+            TypeError: a variable is not of a floating dtype.
+            ValueError: there are more gradients than variables or fewer; one has a wrong shape; a
+                variable is unknown; there is no gradient at all.
+        """
+        grads = list(grads)
+        variables = self._known_variables(trainable_variables)
+        if trainable_variables is not None and len(variables) != len(grads):
+            raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
+        if len(variables) != len(grads) or not backend_step.serves(variables):
+            super().apply(grads, trainable_variables)
+            return
+        with keras.name_scope(self.name, caller=self):
+            grads, variables = self._filter_empty_gradients(grads, variables)
+            grads, variables = self._overwrite_variables_directly_with_gradients(grads, variables)
+            if grads:
+                backend_step.step(self, grads, variables)
+                if self.use_ema:
+                    self._average_model_variables()
+                for variable in variables:
+                    if variable.constraint is not None:
+                        variable.assign(variable.constraint(variable))
+        self._iterations.assign_add(1)
+
+    def _known_variables(self, trainable_variables: Any) -> list[Any]:
+        """Those to update, the optimizer being built for them if it is not built yet."""
+        if trainable_variables is None:
+            return list(self._trainable_variables) if self.built else []
+        variables = list(trainable_variables)
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(variables)
+        self._check_variables_are_known(variables)
+        return variables
+
+    def _average_model_variables(self) -> None:
+        self._update_model_variables_moving_average(self._trainable_variables)
+        if not self.ema_overwrite_frequency:
+            return
+        overwrites = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
+        averages = self._model_variables_moving_average
+        for variable, average in zip(self._trainable_variables, averages, strict=True):
+            if average is not None:
+                variable.assign(ops.where(overwrites, average.value, variable.value))
+
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        if backend_step.serves(trainable_variables):
-            backend_step.step(self, grads, trainable_variables, learning_rate)
-        else:
-            _refuse_bfloat16(trainable_variables)
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        _refuse_bfloat16(trainable_variables)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+
+def _value(rate: Any) -> Any:
+    return rate() if callable(rate) else rate
+
+
+def _config_of(rate: Any) -> Any:
+    if callable(rate):
+        return keras.saving.serialize_keras_object(rate)
+    return rate if isinstance(rate, (int, float)) else float(ops.convert_to_numpy(rate))
 
 
 def _refuse_bfloat16(trainable_variables: list[Any]) -> None:

@@ -9,12 +9,15 @@ from weakref import WeakKeyDictionary
 import tensorflow as tf
 
 from nadam_xla.keras.fused_step import (
+    Hyperparameters,
     StepVariables,
+    Update,
     check_leaves,
     fused_step,
+    hyperparameters_of,
     variables_of,
 )
-from nadam_xla.tensorflow import nadam_update
+from nadam_xla.tensorflow import nadam_update, sum_squares
 from nadam_xla.tensorflow.runtime import unavailable
 
 # The compiled steps of each optimizer, by the indices of the variables that they update. Kept here
@@ -33,9 +36,7 @@ def serves(trainable_variables: Sequence[Any]) -> bool:
     return on_cpu and not tf.distribute.has_strategy()
 
 
-def step(
-    optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-) -> None:
+def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
     # Of tf.IndexedSlices, this sums the slices of equal indices.
     dense = [tf.convert_to_tensor(grad) for grad in grads]
@@ -44,21 +45,15 @@ def step(
     compiled_steps = _compiled_steps.setdefault(optimizer, {})
     if key not in compiled_steps:
         compiled_steps[key] = _compiled_step(variables_of(optimizer, trainable_variables))
-    compiled_steps[key](
-        [tf.ensure_shape(g, v.shape) for g, v in zip(dense, trainable_variables, strict=True)],
-        iterations=tf.convert_to_tensor(optimizer.iterations),
-        learning_rate=tf.convert_to_tensor(learning_rate),
-        beta_1=optimizer.beta_1,
-        beta_2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
-    )
+    shaped = [tf.ensure_shape(g, v.shape) for g, v in zip(dense, trainable_variables, strict=True)]
+    compiled_steps[key](shaped, hyperparameters_of(optimizer, tf.convert_to_tensor))
 
 
 def _compiled_step(variables: StepVariables) -> Callable[..., None]:
     # It captures the variables: as arguments they would cost an eager step almost twice as much.
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-    def compiled_step(grads: list[Any], **scalars: Any) -> None:
-        fused_step(nadam_update, variables, grads, **scalars)
+    def compiled_step(grads: list[Any], given: Hyperparameters) -> None:
+        fused_step(Update(nadam_update, sum_squares), variables, grads, given)
 
     return compiled_step  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ Tensors = Sequence[Any]
 
 
 def nadam_update(
-    coefficients: Coefficients | Sequence[Coefficients],
+    coefficients: Coefficients,
     params: Tensors,
     grads: Tensors,
     mu: Tensors,
@@ -28,7 +28,8 @@ def nadam_update(
     inputs were read from are written in place. Elsewhere the op runs alone and copies.
 
     Args:
-        coefficients: one row of scalars for all tensors, or a row for each.
+        coefficients: one row of scalars for all tensors; any of them may also be a vector with
+            an entry for each tensor.
         params: n floating-point tensors of static shape. float32 and float64 are computed as they
             are; narrower ones are widened to float32 and rounded back.
         grads: the gradients, of the same shapes and any floating dtype. ``tf.IndexedSlices`` are
@@ -42,21 +43,17 @@ def nadam_update(
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: a tensor is not of a floating dtype.
-        ValueError: a shape is unknown or differs from its parameter's, or the lists in length.
+        ValueError: a shape is unknown or differs from its parameter's, or the lists in length; a
+            coefficient is neither a scalar nor such a vector.
     """
     runtime.check_available()
-    if not isinstance(coefficients, Coefficients) and len(coefficients) != len(params):
-        raise ValueError(
-            f"coefficients has {len(coefficients)} rows; it must be one row, or one for each of"
-            f" the {len(params)} params"
-        )
     groups = {"params": params, "grads": grads, "mu": mu, "nu": nu}
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
     for dtype, indices in calls([x.dtype.name for x in tensors["params"]]):
         leaves = [[group[i] for i in indices] for group in tensors.values()]
-        updated = _call(_table(coefficients, dtype, indices), dtype, leaves)
+        updated = _call(_table(coefficients, dtype, indices, len(params)), dtype, leaves)
         kept = (tensors["params"], tensors["mu"], tensors["nu"])
         for i, *new in zip(indices, *updated, strict=True):
             results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
@@ -65,7 +62,7 @@ def nadam_update(
 
 
 def scalar(value: Any, dtype: Any) -> Any:
-    """The value in this dtype; ``tf.cast`` would round a Python float to float32 first."""
+    """The value in this dtype; of a Python float, ``tf.cast`` would make a float32 first."""
     return tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
 
 
@@ -108,10 +105,16 @@ def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     return [results[i * n : (i + 1) * n] for i in range(3)]
 
 
-def _table(
-    coefficients: Coefficients | Sequence[Coefficients], dtype: str, indices: list[int]
-) -> Any:
+def _table(coefficients: Coefficients, dtype: str, indices: list[int], tensors: int) -> Any:
     """The call's table, [1, 1 or the number of indices, K]."""
-    one_for_all = isinstance(coefficients, Coefficients)
-    rows = [coefficients] if one_for_all else [coefficients[i] for i in indices]
-    return tf.stack([[tf.stack([scalar(c, dtype) for c in row]) for row in rows]])
+    columns = [scalar(c, dtype) for c in coefficients]
+    for name, column in zip(coefficients._fields, columns, strict=True):
+        if column.shape not in ([], [tensors]):
+            raise ValueError(
+                f"the coefficient {name} has the shape {column.shape}; it must be a scalar, or a"
+                f" vector of {tensors}, an entry for each tensor"
+            )
+    if all(column.shape.rank == 0 for column in columns):
+        return tf.reshape(tf.stack(columns), (1, 1, len(columns)))
+    rows = tf.stack([tf.broadcast_to(column, [tensors]) for column in columns], axis=-1)
+    return tf.gather(rows, indices)[tf.newaxis]

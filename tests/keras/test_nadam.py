@@ -91,6 +91,24 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "moving average": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 7},
     "loss scale": {"loss_scale_factor": 8.0},
     "accumulation": {"gradient_accumulation_steps": 4},
+    "clipnorm out of reach": {"clipnorm": 1e6},
+    "all that goes into the row": {
+        "weight_decay": 0.05,
+        "global_clipnorm": 0.5,
+        "loss_scale_factor": 3.0,
+        "gradient_accumulation_steps": 3,
+    },
+    "all of it, each variable by itself": {
+        "weight_decay": 0.05,
+        "clipnorm": 0.5,
+        "loss_scale_factor": 3.0,
+        "gradient_accumulation_steps": 3,
+    },
+    "averages of accumulated steps": {
+        "use_ema": True,
+        "ema_overwrite_frequency": 2,
+        "gradient_accumulation_steps": 3,
+    },
 }
 
 
@@ -99,6 +117,55 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def test_it_equals_stock_with(arguments: str) -> None:
     ours = apply_steps(Nadam(**ARGUMENTS[arguments]))
     assert_all_close(ours, apply_steps(keras.optimizers.Nadam(**ARGUMENTS[arguments])))
+
+
+@against_stock
+@pytest.mark.parametrize("by", ["var_list", "var_names"])
+def test_variables_excluded_from_weight_decay_do_not_decay(by: str) -> None:
+    def train(optimizer: Any) -> list[np.ndarray]:
+        start, steps = start_and_grads()
+        variables = [keras.Variable(p, name=f"leaf{i}") for i, p in enumerate(start)]
+        excluded = {"var_list": variables[1:3], "var_names": ["leaf1", "leaf2"]}
+        optimizer.exclude_from_weight_decay(**{by: excluded[by]})
+        for grads in steps[:20]:
+            optimizer.apply([ops.convert_to_tensor(g) for g in grads], variables)
+        return numpy_of(variables)
+
+    ours = train(Nadam(weight_decay=0.5))
+    assert_all_close(ours, train(keras.optimizers.Nadam(weight_decay=0.5)))
+    assert not np.allclose(ours[0], apply_steps(Nadam(), count=20)[0]), "this one decays"
+    np.testing.assert_allclose(ours[1], apply_steps(Nadam(), count=20)[1], rtol=1e-6)
+
+
+@against_stock
+@pytest.mark.parametrize("kind", ["a callable", "a constant tensor"])
+def test_betas_may_be(kind: str) -> None:
+    def beta(value: float) -> Any:
+        return (lambda: value) if kind == "a callable" else ops.convert_to_tensor(value)
+
+    ours = apply_steps(Nadam(beta_1=beta(0.8), beta_2=beta(0.99)))
+    stock = keras.optimizers.Nadam(beta_1=0.8, beta_2=0.99)
+    assert_all_close(ours, apply_steps(stock), rtol=1e-4)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def three_quarters() -> float:
+    return 0.75
+
+
+def test_betas_of_every_kind_are_in_the_config() -> None:
+    config = Nadam(beta_1=three_quarters, beta_2=ops.convert_to_tensor(0.5)).get_config()
+    made = Nadam.from_config(config)
+    assert (made.beta_1, made.beta_2) == (0.75, 0.5)
+    assert made.get_config() == config
+
+
+@only_where_fused
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm"])
+def test_a_gradient_that_is_not_finite_shows(clipping: str) -> None:
+    variable = keras.Variable(np.ones(3, "f"))
+    Nadam(**{clipping: 1.0}).apply([ops.convert_to_tensor([np.inf, 0.0, 1.0])], [variable])
+    assert np.isnan(ops.convert_to_numpy(variable)).any()
 
 
 @against_stock
@@ -366,6 +433,48 @@ def test_the_compiled_step_is_fused_and_copies_nothing(leaves: int) -> None:
     assert not re.findall(r"= \w+\[\d.* copy\(.*", text), "an array is copied"
     aliases = text.split("entry_computation_layout")[0]
     assert aliases.count("-alias)") >= 3 * leaves, "parameters, momentums and velocities"
+
+
+@only_where_fused
+def test_clipping_decay_and_unscaling_read_each_gradient_twice_and_write_none() -> None:
+    shapes = [(64, i + 3) for i in range(5)]
+    variables = [keras.Variable(np.ones(s, "f")) for s in shapes]
+    optimizer = Nadam(global_clipnorm=1.0, weight_decay=0.01, loss_scale_factor=128.0)
+    optimizer.build(variables)
+    text = compiled_text(optimizer, variables, [ops.ones(s) for s in shapes])
+    for i, shape in enumerate(shapes):
+        leaf = f"f32[{shape[0]},{shape[1]}]"
+        made = re.findall(rf"= {re.escape(leaf)}\S* (\w[\w-]*)\(", text)
+        assert set(made) <= {"parameter", "get-tuple-element", "bitcast"}, f"leaf {i} is rewritten"
+    calls = {
+        target: [line for line in text.splitlines() if f'custom_call_target="{target}"' in line]
+        for target in ("nadam_xla_update_v1", "nadam_xla_sum_squares_v1")
+    }
+    assert [len(lines) for lines in calls.values()] == [1, 1]
+    readers = [line for line in text.splitlines() if " custom-call(" in line or " fusion(" in line]
+    norm = re.search(r"custom-call\((.*?)\)", calls["nadam_xla_sum_squares_v1"][0]).group(1)
+    for gradient in re.findall(r"%[\w.-]+", norm):
+        reading = [line for line in readers if re.search(re.escape(gradient) + r"[,)]", line)]
+        assert len(reading) == 2, "the norm and the update"
+
+
+@only_where_fused
+def test_an_accumulating_step_computes_no_update_that_it_throws_away() -> None:
+    """The call is told to skip, and no array is chosen between an old and a new one."""
+    variables = [keras.Variable(np.ones((64, i + 3), "f")) for i in range(3)]
+    optimizer = Nadam(gradient_accumulation_steps=4)
+    optimizer.build(variables)
+    text = compiled_text(optimizer, variables, [ops.ones(v.shape) for v in variables])
+    assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
+    assert "conditional(" not in text
+    after_update = re.findall(r"= .*fusion\(.*%nadam.*\)|= .*select\(.*custom-call.*\)", text)
+    assert not [line for line in after_update if "f32[64" in line]
+
+
+def test_more_gradients_than_variables_are_an_error() -> None:
+    variable = keras.Variable(np.ones(3, "f"))
+    with pytest.raises(ValueError, match="apply got 2 gradients and 1 variables"):
+        Nadam().apply([ops.ones(3), ops.ones(3)], [variable])
 
 
 def compiled_text(optimizer: Any, variables: list[Any], grads: list[Any]) -> str:

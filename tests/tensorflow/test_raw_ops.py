@@ -179,3 +179,17 @@ def test_an_unreachable_xla_is_an_error_that_names_both_versions(
 def test_the_package_needs_only_tensorflow() -> None:
     others = ("jax", "optax", "torch")
     assert newly_imported("import nadam_xla.tensorflow", others, after="import tensorflow") == []
+
+
+def test_a_coefficient_may_be_a_vector_with_an_entry_for_each_tensor() -> None:
+    row = Coefficients(0.1, 0.1, 1.0, 0.1, 0.01, 1e-7)
+    decays, skips = [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]
+    ones = [tf.ones(4)] * 3
+    together = nadam_update(row._replace(decay=decays, skip=skips), ones, ones, ones, ones)
+    for i, (decay, skip) in enumerate(zip(decays, skips, strict=True)):
+        own = row._replace(decay=decay, skip=skip)
+        alone = nadam_update(own, ones[:1], ones[:1], ones[:1], ones[:1])
+        for group, single in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(group[i], single[0])
+    with pytest.raises(ValueError, match=r"coefficient decay has the shape \(2,\); it must be a"):
+        nadam_update(row._replace(decay=decays[:2]), ones, ones, ones, ones)

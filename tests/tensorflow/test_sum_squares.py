@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nadam_xla.coefficients import Coefficients
-from nadam_xla.tensorflow import nadam_update, sum_squares
+from nadam_xla.tensorflow import sum_squares
 
 DTYPES = ["float32", "float64", "bfloat16", "float32"]
 SHAPES = [(130, 7), (33,), (5,), ()]
@@ -35,16 +34,3 @@ def test_equals_the_float64_sum(jit_compile: bool | None) -> None:
 def test_what_it_cannot_sum_is_named() -> None:
     with pytest.raises(TypeError, match=r"tensors\[1\] has the dtype int32"):
         sum_squares([tf.ones(3), tf.constant([1])])
-
-
-def test_a_row_for_each_tensor_updates_it_by_its_own() -> None:
-    row = Coefficients(0.1, 0.1, 1.0, 0.1, 0.01, 1e-7)
-    rows = [row, row._replace(decay=0.5), row._replace(skip=1.0)]
-    ones = [tf.ones(4)] * 3
-    together = nadam_update(rows, ones, ones, ones, ones)
-    for i, own in enumerate(rows):
-        alone = nadam_update(own, ones[:1], ones[:1], ones[:1], ones[:1])
-        for group, single in zip(together, alone, strict=True):
-            np.testing.assert_array_equal(group[i], single[0])
-    with pytest.raises(ValueError, match="coefficients has 2 rows; it must be one row, or one for"):
-        nadam_update(rows[:2], ones, ones, ones, ones)
