@@ -4,10 +4,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp')
-# What the native module, and so the installation, is made of.
+# What the native module, and so the editable installation, is made of.
 SOURCES := pyproject.toml CMakeLists.txt $(CXX_FILES)
+WITH_TESTING_MODULE := --config-settings=cmake.define.NADAM_XLA_TESTING=ON
 
-.PHONY: demo test bench lint format clean
+# The lower bounds of the extra `jax`, as pins.
+LOWEST_JAX := $(shell sed -n 's/^jax = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",' | sed 's/>=/==/g')
+# Newer versions of JAX exist for Python 3.12 than for 3.11. pyenv's python3.12 is on the PATH even
+# where it does not run, so each candidate is tried.
+PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
+    "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
+
+.PHONY: demo test test-all test-lowest-jax test-newest-jax bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -18,6 +26,27 @@ test: $(VENV)/.with-test
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
+
+# What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
+# against the package as a user installs it.
+test-all: test-lowest-jax test-newest-jax
+
+test-lowest-jax: $(VENV)-lowest-jax/.installed
+	$(<D)/bin/pytest tests/jax
+
+$(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
+$(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
+
+ifneq ($(PYTHON312),)
+test-newest-jax: $(VENV)-newest-jax/.installed
+	$(<D)/bin/pytest tests/jax
+
+$(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
+else
+test-newest-jax:
+	@echo "test-newest-jax SKIPPED: there is no Python 3.12 on the PATH or in pyenv, and the" \
+	    "newest JAX needs it; PYTHON312=/path/to/python3.12 names one"
+endif
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
@@ -35,12 +64,17 @@ format: $(VENV)/.with-dev
 
 # One editable installation; each target adds the packages of its own extra to it.
 $(VENV)/.with-%: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]' \
-	    --config-settings=cmake.define.NADAM_XLA_TESTING=ON
+	$(BIN)/python -m pip install --quiet --editable '.[$*]' $(WITH_TESTING_MODULE)
 	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# A normal installation, whole again whenever the package has changed.
+$(VENV)-%/.installed: $(SOURCES) $(shell find nadam_xla -name '*.py')
+	$(PYTHON_OF_VENV) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PINS) '.[test-jax]' $(WITH_TESTING_MODULE)
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo-output bench-output
+	rm -rf $(VENV) $(VENV)-*-jax build dist demo-output bench-output
