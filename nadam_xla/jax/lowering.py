@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.interpreters import mlir
 from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
@@ -36,12 +37,12 @@ def install() -> None:
     for target, handler in _native.registrations().items():
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
     devices_during_lowering().add(nadam_update_p)
+    # Not cached: JAX would lower it into a function of its own, in which no operand tells whether
+    # the caller donated it. One rule for all platforms: JAX 0.10 to 0.12 fails on a program for
+    # several platforms where a primitive has several rules that are not cached.
+    mlir.register_lowering(nadam_update_p, _lower, cacheable=False)
     for platform in PLATFORMS_WITH_KERNEL:
-        # Not cached: JAX would lower it into a function of its own, in which no operand tells
-        # whether the caller donated it.
-        mlir.register_lowering(nadam_update_p, _lower, platform=platform, cacheable=False)
         mlir.register_lowering(update_in_place_p, _lower_in_place, platform=platform)
-    mlir.register_lowering(nadam_update_p, mlir.lower_fun(reference, multiple_results=True))
 
 
 def devices_during_lowering() -> set[Any]:
@@ -79,31 +80,57 @@ def _check_ffi_version() -> None:
 
 def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
     """The primitive as users bind it: one call, or one on each device of a mesh."""
+    platforms = ctx.platforms or ctx.module_context.platforms
+    has_kernel = [platform in PLATFORMS_WITH_KERNEL for platform in platforms]
+    partitioned = is_partitioned(ctx.module_context.axis_context)
+    if not all(has_kernel):
+        rule = _by_platform if any(has_kernel) and not partitioned else reference
+        lower = mlir.lower_fun(rule, multiple_results=True)
+        return lower(ctx, *operands, returns_change=returns_change)
     aliased = tuple(
-        index
-        for index in _updated_operands(len(operands), returns_change)
-        if not _belongs_to_caller(operands[index])
+        operand
+        for operand in _aliases(len(operands), returns_change)
+        if not _belongs_to_caller(operands[operand])
     )
-    if not is_partitioned(ctx.module_context.axis_context):
+    if not partitioned:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
-    partitioned = partial(update_partitioned, aliased, returns_change)
-    return mlir.lower_fun(partitioned, multiple_results=True)(ctx, *operands)
+    update = partial(update_partitioned, aliased, returns_change)
+    return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
+
+
+def _by_platform(*operands: jax.Array, returns_change: bool) -> Any:
+    """Both ways, in an exported program that chooses where it is run."""
+    aliases = _aliases(len(operands), returns_change)
+    results = [jax.typeof(operands[i]) for i in aliases]
+    call = partial(
+        jax.ffi.ffi_call(UPDATE_TARGET, results, input_output_aliases=aliases),
+        returns_change=np.bool_(returns_change),
+    )
+    return jax.lax.platform_dependent(
+        *operands,
+        default=partial(reference, returns_change=returns_change),
+        **dict.fromkeys(PLATFORMS_WITH_KERNEL, call),
+    )
 
 
 def _lower_in_place(
     ctx: Any, *operands: Any, aliased: tuple[int, ...], returns_change: bool
 ) -> Any:
-    updated = _updated_operands(len(operands), returns_change)
-    aliases = {operand: result for result, operand in enumerate(updated) if operand in aliased}
+    aliases = {
+        operand: result
+        for operand, result in _aliases(len(operands), returns_change).items()
+        if operand in aliased
+    }
     lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
     return lower(ctx, *operands, returns_change=returns_change)
 
 
-def _updated_operands(operands: int, returns_change: bool) -> list[int]:
-    """The index of the operand that each result replaces."""
+def _aliases(operands: int, returns_change: bool) -> dict[int, int]:
+    """The operand whose memory each result takes, by its number: operand -> result."""
     n = (operands - 1) // OPERANDS_OF_LEAF
     params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
-    return [*(grads if returns_change else params), *mu, *nu]
+    updated = grads if returns_change else params
+    return {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
 
 
 def is_partitioned(axes: Any) -> bool:

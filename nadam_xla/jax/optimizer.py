@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -32,6 +33,11 @@ class NadamState(NamedTuple):
     mu: PyTree
     nu: PyTree
     momentum_product: jax.Array | None
+
+
+# So that an exported program that takes the state can be serialized. The name and the order of the
+# fields are written into it: they stay.
+jax.export.register_namedtuple_serialization(NadamState, serialized_name="nadam_xla.jax.NadamState")
 
 
 class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]

@@ -1,22 +1,14 @@
-"""What JAX does to functions: vmap, grad, jit, export."""
+"""vmap and pmap: each is one call, and equals a loop."""
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from jax.test_util import check_grads
-from x64 import enable_x64
+from compiled import aliased_results, calls_in, copies_of_arrays, text_of
+from processes import output_of
 
-from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam, nadam_update
-
-CALL = 'custom_call_target="nadam_xla_update_v1"'
-
-
-def calls_in(function: object, *arguments: object) -> int:
-    return jax.jit(function).lower(*arguments).compile().as_text().count(CALL)
 
 
 def leaves(*lead: int) -> tuple[list[jax.Array], ...]:
@@ -119,83 +111,78 @@ def test_a_population_of_learning_rates_is_one_call() -> None:
         np.testing.assert_allclose(batched, looped, rtol=1e-6)
 
 
-class TestDifferentiation:
-    row = Coefficients(*oracle.rows(np.random.default_rng(5), (), "float64"))
+def test_a_grid_of_hyperparameters_is_one_call() -> None:
+    params, grads, *_ = leaves()
+    rates, decays = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.5, 0.9])
 
-    @pytest.mark.parametrize("modes", ["fwd", "rev"])
-    @pytest.mark.parametrize("returns", ["params", "change"])
-    def test_gradients_to_second_order(self, modes: str, returns: str) -> None:
-        with enable_x64(True):
-            smooth = self.row._replace(clip_value=100.0, eps_root=1e-3)
-            groups = [[x.astype(jnp.float64) for x in g] for g in leaves()]
-            *row, skip = jnp.array(smooth)  # a difference of skips is no derivative
+    def train(rate: object, b1: object) -> object:
+        tx = nadam(rate, b1=b1)
+        return tx.apply(grads, tx.init(params), params)[0]
 
-            def update(row: list[jax.Array], *groups: object) -> object:
-                return nadam_update(jnp.stack([*row, skip]), *groups, returns=returns)
-
-            check_grads(update, (row, *groups), order=2, modes=[modes], atol=1e-4, rtol=1e-4)
-
-    def test_hypergradient_of_the_learning_rate(self) -> None:
-        def loss(params: jax.Array) -> jax.Array:
-            return jnp.sum((params - 3.0) ** 2)
-
-        def after_training(rate: jax.Array) -> jax.Array:
-            tx = nadam(rate, eps_root=1e-8)
-            params = jnp.array([1.0, 5.0, -2.0])
-            state = tx.init(params)
-            for _ in range(5):
-                params, state = tx.apply(jax.grad(loss)(params), state, params)
-            return loss(params)
-
-        with enable_x64(True):
-            rate, step = 0.1, 1e-6
-            slope = (after_training(rate + step) - after_training(rate - step)) / (2 * step)
-            np.testing.assert_allclose(jax.grad(after_training)(rate), slope, rtol=1e-5)
-
-    def test_the_value_comes_from_the_fused_call(self) -> None:
-        groups = leaves()
-
-        def total(row: jax.Array) -> jax.Array:
-            return sum(x.sum() for x in nadam_update(row, *groups)[0])
-
-        row = jnp.asarray(self.row, jnp.float32)
-        assert calls_in(jax.value_and_grad(total), row) == 1
+    grid = jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))
+    assert calls_in(grid, rates, decays) == 1
+    for batched, *looped in zip(
+        grid(rates, decays), *(train(r, b) for r in rates for b in decays), strict=True
+    ):
+        stacked = jnp.stack(looped).reshape(batched.shape)
+        np.testing.assert_allclose(batched, stacked, rtol=1e-6)
 
 
-class TestExport:
-    tx = nadam(1e-3, momentum_decay=0.004)
-    disabled_checks = (jax.export.DisabledSafetyCheck.custom_call("nadam_xla_update_v1"),)
+def test_a_population_with_states_of_its_own_trains_in_place() -> None:
+    params, grads, *_ = leaves(6)
+    rates = jnp.linspace(1e-3, 1e-2, 6)
+    state = jax.vmap(nadam(0.0).init)(params)
 
-    def export(self, platform: str) -> jax.export.Exported:
-        params, grads, *_ = leaves()
-        state = self.tx.init(params)
-        # The state is a NamedTuple of ours, which a serialized program does not know.
-        flat, treedef = jax.tree.flatten((params, state))
+    @jax.vmap
+    def step(params: object, state: object, grads: object, rate: object) -> object:
+        return nadam(rate).apply(grads, state, params)
 
-        def step(flat: list[jax.Array], grads: object) -> list[jax.Array]:
-            params, state = treedef.unflatten(flat)
-            return jax.tree.leaves(self.tx.apply(grads, state, params))
+    text = text_of(step, params, state, grads, rates, donate=(0, 1))
+    assert copies_of_arrays(text) == 0
+    assert aliased_results(text) == len(jax.tree.leaves((params, state)))
+    new, _ = step(params, state, grads, rates)
+    for i, rate in enumerate(rates):
+        member, g = (jax.tree.map(lambda x: x[i], tree) for tree in (params, grads))  # noqa: B023
+        tx = nadam(rate)
+        alone, _ = tx.apply(g, tx.init(member), member)
+        for batched, expected in zip(new, alone, strict=True):
+            np.testing.assert_allclose(batched[i], expected, rtol=1e-6)
 
-        self.step, self.arguments = step, (flat, grads)
-        return jax.export.export(
-            jax.jit(step, donate_argnums=0),
-            platforms=[platform],
-            disabled_checks=self.disabled_checks,
-        )(*self.arguments)
 
-    def test_for_tpu_it_is_plain_stablehlo(self) -> None:
-        module = self.export("tpu").mlir_module()
-        assert "custom_call" not in module
-        assert "stablehlo.sqrt" in module
+PMAP = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from compiled import CALL
+from nadam_xla.jax import nadam
 
-    @pytest.mark.parametrize("platform", ["cpu", "cuda"])
-    def test_elsewhere_it_is_the_call_with_its_aliases(self, platform: str) -> None:
-        module = self.export(platform).mlir_module()
-        assert module.count("custom_call @nadam_xla_update_v1") == 1
-        assert module.count("output_operand_alias<") == 9, "three leaves: params, mu and nu"
+def trained(tx, steps=3):
+    def step(params, state, x):
+        loss = lambda p: jnp.mean((x @ p["w"] + p["b"] - 1.0) ** 2)
+        grads = jax.lax.pmean(jax.grad(loss)(params), "device")
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
 
-    def test_a_serialized_program_runs(self) -> None:
-        exported = jax.export.deserialize(self.export("cpu").serialize())
-        results = exported.call(*self.arguments)
-        for a, b in zip(results, self.step(*self.arguments), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+    params = {"w": jnp.ones((16, 4)), "b": jnp.zeros(4)}
+    x = jax.random.normal(jax.random.key(0), (8, 5, 16))
+    replicated = jax.tree.map(lambda a: jnp.stack([a] * 8), (params, tx.init(params)))
+    step = jax.pmap(step, axis_name="device", donate_argnums=(0, 1))
+    compiled = step.lower(*replicated, x).compile().as_text()
+    params, state = replicated
+    for _ in range(steps):
+        params, state = step(params, state, x)
+    return params, compiled
+
+assert jax.device_count() == 8
+ours, program = trained(nadam(1e-2))
+theirs, stock_program = trained(optax.nadam(1e-2))
+assert program.count(CALL) == 1
+assert program.count(" all-reduce(") == stock_program.count(" all-reduce(")
+assert program.count(" all-gather(") == stock_program.count(" all-gather(") == 0
+for name in ours:
+    assert ours[name].shape[0] == 8
+    np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+print("equal")
+"""
+
+
+def test_pmap_equals_optax_and_adds_no_collective() -> None:
+    assert output_of(PMAP, devices=8).strip() == "equal"
