@@ -20,9 +20,11 @@ PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bi
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
-# A process has one Keras backend, so Keras's tests run once for each.
+# A process has one Keras backend, so Keras's tests run once for each; and one number of devices, so
+# the snippets of docs/ run by themselves.
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
+	$(BIN)/python -m pytest docs
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
@@ -33,6 +35,7 @@ test-all: test-lowest-jax test-newest-jax
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
+	$(<D)/bin/pytest docs
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
@@ -40,6 +43,7 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 ifneq ($(PYTHON312),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
+	$(<D)/bin/pytest docs
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
 else
