@@ -137,3 +137,15 @@ def test_jax_asks_for_a_word_about_the_custom_call() -> None:
     """If it no longer did, docs/jax.md would tell too much."""
     with pytest.raises(ValueError, match="nadam_xla_update_v1"):
         jax.export.export(jax.jit(step))(PARAMS, STATE, GRADS)
+
+
+def test_a_program_that_is_serialized_with_its_gradient_has_one() -> None:
+    @jax.jit
+    def after_step(rate: jax.Array) -> jax.Array:
+        tx = nadam(rate)
+        return tx.apply(GRADS, tx.init(PARAMS), PARAMS)[0]["kernel"].sum()
+
+    rate = jnp.float32(1e-2)
+    program = jax.export.export(after_step, disabled_checks=[KNOWN_CALL])(rate)
+    loaded = jax.export.deserialize(program.serialize(vjp_order=1))
+    np.testing.assert_allclose(jax.grad(loaded.call)(rate), jax.grad(after_step)(rate), rtol=1e-6)
