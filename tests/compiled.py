@@ -19,7 +19,12 @@ def calls_in(function: Any, *arguments: Any) -> int:
 
 def copies_of_arrays(text: str) -> int:
     """Copies of what is not a scalar."""
-    return len(re.findall(r"= \w+\[\d[\d,]*\]\S* copy(?:-start)?\(", text))
+    return len(re.findall(r"= (?:\w+\[\d[\d,]*\]\S* copy|\(\w+\[\d.* copy-start)\(", text))
+
+
+def entry_of(text: str) -> str:
+    """The program itself, without the bodies of its loops and branches."""
+    return text[text.index("\nENTRY ") :]
 
 
 def aliased_results(text: str) -> int:
