@@ -90,6 +90,7 @@ def nadam(
     eps: Scalar,
     eps_root: Scalar = 0.0,
     decay: Scalar = 0.0,
+    l2: Scalar = 0.0,
 ) -> Coefficients:
     """The row of a Nadam step.
 
@@ -102,6 +103,7 @@ def nadam(
         eps: added to the denominator, outside the square root.
         eps_root: added inside the square root.
         decay: the fraction of the parameter that this step takes away (learning rate included).
+        l2: the fraction of the parameter that is added to its gradient.
     """
     return Coefficients(
         c_m=learning_rate * momentum.following / (1.0 - momentum.product * momentum.following),
@@ -112,7 +114,19 @@ def nadam(
         eps=eps,
         eps_root=eps_root,
         decay=decay,
+        l2=l2,
     )
+
+
+def adam(row: Coefficients, *, learning_rate: Scalar, b1_power: Scalar) -> Coefficients:
+    """The row of the Adam step that differs from a Nadam step in the Nesterov momentum alone.
+
+    Args:
+        row: of the Nadam step.
+        learning_rate: of this step.
+        b1_power: ``b1**t``, t the number of this step, counted from 1.
+    """
+    return row._replace(c_m=learning_rate / (1.0 - b1_power), c_g=0.0)
 
 
 def check_decay_rate(name: str, value: object) -> None:

@@ -1,43 +1,18 @@
-"""The optax-shaped optimizer."""
+"""The optax-shaped optimizers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from nadam_xla import coefficients as conventions
-from nadam_xla.calls import compute_dtype
-from nadam_xla.coefficients import Coefficients, check_decay_rate, check_not_negative
-from nadam_xla.jax.update import PyTree, check_floating, nadam_update
-
-ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
-Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
-
-
-class NadamState(NamedTuple):
-    """The state of :func:`nadam` and :func:`nadamw`.
-
-    Attributes:
-        count: int32 scalar, the number of steps taken.
-        mu: the first moments, shaped like the parameters.
-        nu: the second moments, likewise.
-        momentum_product: float32 scalar, the product of the momenta of all steps taken; None where
-            ``momentum_decay`` is None, for then it is ``b1**count``.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
-    mu: PyTree
-    nu: PyTree
-    momentum_product: jax.Array | None
-
-
-# So that an exported program that takes the state can be serialized. The name and the order of the
-# fields are written into it: they stay.
-jax.export.register_namedtuple_serialization(NadamState, serialized_name="nadam_xla.jax.NadamState")
+from nadam_xla.coefficients import check_not_negative
+from nadam_xla.jax.checks import PyTree, check_alike
+from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked_rows
+from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
+from nadam_xla.jax.state import NadamState, check_state, initial_state
+from nadam_xla.jax.update import update_trees
 
 
 class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
@@ -50,6 +25,10 @@ class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignor
     in place where the ``jax.jit`` around it donates ``params`` and ``state``. Let that function
     take them in the order in which it returns them: JAX pairs donated arguments with results of the
     same shape one after the other, and where it pairs moments with parameters, XLA must copy.
+
+    Optax's wrappers (``chain``, ``inject_hyperparams``, ...) know ``update`` alone: what they
+    return has no ``apply``. A learning rate that changes needs no wrapper: the optimizer may be
+    made of traced values inside the compiled step, as in ``nadam(learning_rate).apply(...)``.
     """
 
     def __new__(  # noqa: D102 - a named tuple's constructor
@@ -69,13 +48,20 @@ def nadam(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = True,
     momentum_decay: ArrayLike | None = None,
+    l2: ScalarOrSchedule | None = None,
+    mask: Mask = None,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
 
     It takes the place of ``optax.nadam`` and equals it to rounding. The moments of parameters
     narrower than float32 are kept in float32, for in bfloat16 the second moment would never grow
     (``1 - b2`` is below its resolution).
+
+    Every number may also be a traced scalar: another value of it never recompiles the step.
 
     Args:
         learning_rate: a number, a scalar array, or an optax schedule, called with the number of the
@@ -85,14 +71,41 @@ def nadam(
         eps: added to the denominator, outside the square root; not negative.
         eps_root: added inside the square root; not negative. Differentiating through the update
             where a second moment is zero needs it to be positive.
+        mu_dtype: the floating dtype in which the first moments are kept; None: float64 for float64
+            parameters, float32 for all others.
+        nesterov: False makes it Adam (Kingma & Ba 2015).
         momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise the momentum of
             step t is ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
+        l2: this times the parameter is added to its gradient, which is what PyTorch calls
+            ``weight_decay``; a number, a scalar array or a schedule, not negative. None: nothing.
+        mask: which leaves ``l2`` acts on, as in :func:`nadamw`; None: all.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
+            without ``nesterov``; ``mask`` without ``l2``.
+        TypeError: ``mu_dtype`` is not a floating dtype, or ``b2`` a bfloat16, in which 0.999 is 1.
+
+    Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
+    shapes and ``TypeError`` for leaves that are not real floating-point arrays or for a state that
+    is not a :class:`NadamState`; the message names the leaf by its path.
     """
-    return _transformation(learning_rate, b1, b2, eps, eps_root, momentum_decay, 0.0, None)
+    if mask is not None and l2 is None:
+        raise ValueError("mask is given and l2 is not; it says which leaves l2 acts on")
+    check_not_negative("learning_rate", learning_rate)
+    hyperparameters = Hyperparameters(
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+        momentum_decay=momentum_decay,
+        l2=l2,
+        mask=mask,
+    )
+    return _transformation(hyperparameters)
 
 
 def nadamw(
@@ -101,8 +114,11 @@ def nadamw(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
-    weight_decay: ArrayLike = 1e-4,
+    mu_dtype: DTypeLike | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
     mask: Mask = None,
+    *,
+    nesterov: bool = True,
     momentum_decay: ArrayLike | None = None,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
@@ -116,87 +132,108 @@ def nadamw(
         b2: as in :func:`nadam`.
         eps: as in :func:`nadam`.
         eps_root: as in :func:`nadam`.
-        weight_decay: not negative.
+        mu_dtype: as in :func:`nadam`.
+        weight_decay: a number, a scalar array or a schedule; not negative.
         mask: which leaves decay: a tree of booleans with the structure of the parameters or a
             prefix of it, or a function that makes one from the parameters; None: all.
+        nesterov: as in :func:`nadam`.
         momentum_decay: as in :func:`nadam`.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: as in :func:`nadam`; from ``init`` and the steps also where the mask does not
+            fit the parameters.
+        TypeError: as in :func:`nadam`; also where a leaf of the mask is not a boolean.
     """
-    check_not_negative("weight_decay", weight_decay)
-    return _transformation(learning_rate, b1, b2, eps, eps_root, momentum_decay, weight_decay, mask)
+    check_not_negative("learning_rate", learning_rate)
+    hyperparameters = Hyperparameters(
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+        momentum_decay=momentum_decay,
+        weight_decay=weight_decay,
+        mask=mask,
+    )
+    return _transformation(hyperparameters)
 
 
-def _transformation(
-    learning_rate: ScalarOrSchedule,
-    b1: ArrayLike,
-    b2: ArrayLike,
-    eps: ArrayLike,
-    eps_root: ArrayLike,
-    momentum_decay: ArrayLike | None,
-    weight_decay: ArrayLike,
-    mask: Mask,
-) -> NadamTransformation:
-    check_decay_rate("b1", b1)
-    check_decay_rate("b2", b2)
-    for name, value in {
-        "learning_rate": learning_rate,
-        "eps": eps,
-        "eps_root": eps_root,
-        "momentum_decay": momentum_decay,
-    }.items():
-        check_not_negative(name, value)
+def scale_by_nadam(
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = True,
+    momentum_decay: ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of :func:`nadam`, neither scaled by a learning rate nor negated.
+
+    It takes the place of ``optax.scale_by_adam(nesterov=True)`` in a chain. Where nothing stands
+    between it and the learning rate, :func:`nadam` saves the passes that scale and add.
+
+    Args:
+        b1: as in :func:`nadam`.
+        b2: as in :func:`nadam`.
+        eps: as in :func:`nadam`.
+        eps_root: as in :func:`nadam`.
+        mu_dtype: as in :func:`nadam`.
+        nesterov: as in :func:`nadam`.
+        momentum_decay: as in :func:`nadam`.
+
+    Raises:
+        ValueError: as in :func:`nadam`.
+        TypeError: as in :func:`nadam`.
+    """
+    hyperparameters = Hyperparameters(
+        learning_rate=-1.0,  # the rule descends
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+        momentum_decay=momentum_decay,
+    )
+    transformation = _transformation(hyperparameters)
+    return optax.GradientTransformationExtraArgs(transformation.init, transformation.update)
+
+
+def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
+    mask, carries_product = hyperparameters.mask, hyperparameters.carries_product
 
     def init(params: PyTree) -> NadamState:
-        check_floating("params", params)
-        return NadamState(
-            count=jnp.zeros([], jnp.int32),
-            mu=_zero_moments(params),
-            nu=_zero_moments(params),
-            momentum_product=None if momentum_decay is None else jnp.ones([], jnp.float32),
-        )
-
-    def advance(state: NadamState) -> tuple[jax.Array, jax.Array | None, Coefficients]:
-        """The count and the momentum product after this step, and its row."""
-        count = optax.safe_increment(state.count)
-        if momentum_decay is None:
-            momentum = conventions.constant_momentum(b1, count)
-            product = None
-        else:
-            momentum = conventions.scheduled_momentum(
-                b1, count, momentum_decay, state.momentum_product
-            )
-            product = momentum.product
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        row = conventions.nadam(
-            learning_rate=rate,
-            momentum=momentum,
-            b1=b1,
-            b2=b2,
-            b2_power=b2**count,
-            eps=eps,
-            eps_root=eps_root,
-            decay=rate * weight_decay,
-        )
-        return count, product, row
+        state = initial_state(params, hyperparameters.mu_dtype, product=carries_product)
+        # What stands in for the parameters in optax.tree_utils.tree_map_params has no leaves.
+        if mask is not None and jax.tree.leaves(params):
+            chosen_leaves(mask, params)
+        return state
 
     def step(
-        grads: PyTree, state: NadamState, params: PyTree, returns: Any
+        grads: PyTree,
+        state: NadamState,
+        params: PyTree | None,
+        returns: Literal["params", "change"],
     ) -> tuple[PyTree, NadamState]:
-        count, product, row = advance(state)
-        rows = row if mask is None else _masked_rows(row, mask, params)
-        first, mu, nu = nadam_update(rows, params, grads, state.mu, state.nu, returns=returns)
-        return first, NadamState(count, mu, nu, product)
+        check_state(state, product=carries_product)
+        given = {"grads": grads, "state.mu": state.mu, "state.nu": state.nu}
+        check_alike(given if params is None else {"params": params, **given})
+        # Without parameters nothing decays, and the rule reads them for that alone.
+        params = grads if params is None else params
+        row, product = hyperparameters.row(state.count, state.momentum_product)
+        rows = row if mask is None else masked_rows(row, chosen_leaves(mask, params))
+        first, mu, nu = update_trees(rows, params, grads, state.mu, state.nu, returns=returns)
+        return first, NadamState(optax.safe_increment(state.count), mu, nu, product)
 
     def update(
         updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        if params is None:
-            if not _is_zero(weight_decay):
-                raise ValueError("nadamw needs the parameters: call update(grads, state, params)")
-            params = updates  # read by the rule for its decay alone, and there is none
+        if params is None and hyperparameters.needs_params:
+            raise ValueError("decay needs the parameters: call update(grads, state, params)")
         return step(updates, state, params, "change")
 
     def apply(
@@ -206,23 +243,3 @@ def _transformation(
         return step(grads, state, params, "params")
 
     return NadamTransformation(init, update, apply)
-
-
-def _zero_moments(params: PyTree) -> PyTree:
-    def zeros(p: ArrayLike) -> jax.Array:
-        return jnp.zeros_like(p, dtype=compute_dtype(str(jnp.result_type(p))))
-
-    return jax.tree.map(zeros, params)
-
-
-def _masked_rows(row: Coefficients, mask: Mask, params: PyTree) -> jax.Array:
-    """A row for each leaf: the decay stands in those that the mask chooses."""
-    chosen = jax.tree.broadcast(mask(params) if callable(mask) else mask, params)
-    decays = jnp.stack([jnp.asarray(leaf) for leaf in jax.tree.leaves(chosen)])
-    rows = jnp.stack([jnp.asarray(c) for c in row])
-    is_decay = jnp.arange(len(row)) == row._fields.index("decay")
-    return jnp.where(is_decay & ~decays[:, None], 0.0, rows)
-
-
-def _is_zero(value: ArrayLike) -> bool:
-    return isinstance(value, (int, float)) and value == 0

@@ -16,8 +16,8 @@ from jax.interpreters import ad, batching, mlir
 
 from nadam_xla.calls import calls
 from nadam_xla.jax import lowering
+from nadam_xla.jax.checks import PyTree, check_floating
 from nadam_xla.jax.primitive import batched_at
-from nadam_xla.jax.update import PyTree, check_floating
 
 SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
 

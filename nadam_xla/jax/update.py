@@ -1,6 +1,6 @@
 """The update over pytrees: checks, widening of narrow floats, and the cut into calls."""
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,10 @@ from jax.typing import ArrayLike
 from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
+from nadam_xla.jax.checks import PyTree, check_alike
 from nadam_xla.jax.primitive import bind
 
 lowering.install()
-
-PyTree: TypeAlias = Any
 
 
 class _Leaf(NamedTuple):
@@ -61,7 +60,21 @@ def nadam_update(
     """
     if returns not in ("params", "change"):
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
-    leaves, treedef = _checked_leaves(params, grads, mu, nu)
+    check_alike({"params": params, "grads": grads, "mu": mu, "nu": nu})
+    return update_trees(coefficients, params, grads, mu, nu, returns=returns)
+
+
+def update_trees(
+    coefficients: Coefficients | ArrayLike,
+    params: PyTree,
+    grads: PyTree,
+    mu: PyTree,
+    nu: PyTree,
+    *,
+    returns: Literal["params", "change"],
+) -> tuple[PyTree, PyTree, PyTree]:
+    """:func:`nadam_update` for trees that the caller has checked."""
+    leaves = _leaves(params, grads, mu, nu)
     results: list[Any] = [None] * len(leaves)
     for dtype, indices in calls([str(leaf.params.dtype) for leaf in leaves]):
         table = _table(coefficients, dtype, indices, len(leaves))
@@ -75,49 +88,14 @@ def nadam_update(
                 m.astype(leaf.mu.dtype),
                 v.astype(leaf.nu.dtype),
             )
+    treedef: Any = jax.tree.structure(params)
     first, second, third = (treedef.unflatten([r[i] for r in results]) for i in range(3))
     return first, second, third
 
 
-def check_floating(name: str, tree: PyTree) -> None:
-    """Raises ``TypeError`` for the first leaf of the tree that is not of a floating dtype."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} has the dtype {dtype}; Nadam updates floating-"
-                "point leaves only (freeze others, for instance with optax.masked)"
-            )
-
-
-def _checked_leaves(
-    params: PyTree, grads: PyTree, mu: PyTree, nu: PyTree
-) -> tuple[list[_Leaf], jax.tree_util.PyTreeDef]:
-    trees = {"params": params, "grads": grads, "mu": mu, "nu": nu}
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    columns = []
-    for name, tree in trees.items():
-        _check_structure(name, tree, treedef)
-        check_floating(name, tree)
-        columns.append([jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
-    leaves = [_Leaf(*column) for column in zip(*columns, strict=True)]
-    for (path, _), leaf in zip(with_paths, leaves, strict=True):
-        for name, x in leaf._asdict().items():
-            if x.shape != leaf.params.shape:
-                at = jax.tree_util.keystr(path)
-                raise ValueError(
-                    f"{name}{at} has the shape {x.shape}; it must be {leaf.params.shape}, like"
-                    f" params{at}"
-                )
-    return leaves, treedef
-
-
-def _check_structure(name: str, tree: PyTree, treedef: jax.tree_util.PyTreeDef) -> None:
-    structure = jax.tree.structure(tree)
-    if structure != treedef:
-        raise ValueError(
-            f"{name} has the tree structure {structure}; it must be that of params, {treedef}"
-        )
+def _leaves(*trees: PyTree) -> list[_Leaf]:
+    columns = ([jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees)
+    return [_Leaf(*column) for column in zip(*columns, strict=True)]
 
 
 def _table(

@@ -170,7 +170,7 @@ def test_update_works_without_parameters_where_nothing_decays() -> None:
     with_params, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS)
     without, _ = tx.update(GRADS[0], tx.init(PARAMS))
     jax.tree.map(np.testing.assert_array_equal, with_params, without)
-    with pytest.raises(ValueError, match="nadamw needs the parameters"):
+    with pytest.raises(ValueError, match="decay needs the parameters"):
         nadamw(1e-2).update(GRADS[0], tx.init(PARAMS))
 
 

@@ -136,8 +136,8 @@ ROW = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
         ({"grads": {"w": jnp.ones(3, complex)}}, TypeError, r"grads\['w'\] has the dtype complex"),
         ({"grads": {"w": jnp.ones(4)}}, ValueError, r"grads\['w'\] has the shape \(4,\)"),
         ({"nu": {"w": jnp.ones((3, 1))}}, ValueError, r"nu\['w'\] has the shape \(3, 1\)"),
-        ({"mu": {"b": jnp.ones(3)}}, ValueError, "mu has the tree structure"),
-        ({"grads": {"w": None}}, ValueError, "grads has the tree structure"),
+        ({"mu": {"b": jnp.ones(3)}}, ValueError, r"mu has no \['w'\], and params has one"),
+        ({"grads": {"w": None}}, ValueError, r"grads\['w'\] is None, and params"),
         ({"coefficients": jnp.ones(5)}, ValueError, r"coefficients has the shape \(5,\)"),
         ({"coefficients": jnp.ones((2, 12))}, ValueError, r"must be \(12,\) or \(1, 12\)"),
         (

@@ -1,0 +1,133 @@
+"""What does not fit is refused while JAX traces: one exception that names the leaf by its path."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr
+
+PyTree: TypeAlias = Any
+_Path: TypeAlias = tuple[Any, ...]
+
+
+def check_alike(trees: Mapping[str, PyTree]) -> None:
+    """Checks that all trees have floating leaves, and structure and shapes of the first.
+
+    Args:
+        trees: the trees by the names under which the caller knows them.
+
+    Raises:
+        ValueError: a tree differs from the first in its structure or in a leaf's shape.
+        TypeError: a leaf is not a real floating-point array.
+    """
+    (like_name, like), *others = trees.items()
+    for name, tree in others:
+        check_structure(name, tree, like_name, like)
+    for name, tree in trees.items():
+        check_floating(name, tree)
+    for name, tree in others:
+        _check_shapes(name, tree, like_name, like)
+
+
+def check_structure(
+    name: str, tree: PyTree, like_name: str, like: PyTree, *, prefix: bool = False
+) -> None:
+    """Raises ``ValueError`` at the first place where the trees' structures differ.
+
+    With ``prefix``, a leaf of ``tree`` may stand for a whole subtree of ``like``.
+    """
+    given: Any = jax.tree.structure(tree)
+    if given == jax.tree.structure(like):
+        return
+    difference = _difference(name, tree, like_name, like, (), prefix)
+    if difference is not None:
+        raise ValueError(difference)
+
+
+def check_floating(name: str, tree: PyTree) -> None:
+    """Raises ``TypeError`` for the first leaf that is not a real floating-point array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise TypeError(
+                f"{name}{keystr(path)} is {describe(leaf)}; Nadam updates arrays only (of an"
+                " equinox module take eqx.filter(module, eqx.is_inexact_array))"
+            ) from None
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{name}{keystr(path)} has the dtype {dtype}; Nadam updates real leaves only"
+                " (optax.contrib.split_real_and_imaginary makes two of each complex one)"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{name}{keystr(path)} has the dtype {dtype}; Nadam updates floating-point leaves"
+                " only (freeze others, for instance with optax.masked)"
+            )
+
+
+def describe(tree: PyTree) -> str:
+    """A few words on a node or leaf of a pytree: ``float32[3,4]``, ``a dict``, ``None``."""
+    if tree is None:
+        return "None"
+    shape, dtype = getattr(tree, "shape", None), getattr(tree, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{dtype}[{','.join(map(str, shape))}]"
+    kind = type(tree)
+    if kind.__module__ == "builtins":
+        return f"a {kind.__name__}"
+    return f"a {kind.__module__.split('.')[0]} {kind.__name__}"
+
+
+def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), like_leaf in zip(leaves, jax.tree.leaves(like), strict=True):
+        if jnp.shape(leaf) != jnp.shape(like_leaf):
+            at = keystr(path)
+            raise ValueError(
+                f"{name}{at} has the shape {jnp.shape(leaf)}; it must be {jnp.shape(like_leaf)},"
+                f" like {like_name}{at}"
+            )
+
+
+def _difference(
+    name: str, tree: PyTree, like_name: str, like: PyTree, path: _Path, prefix: bool
+) -> str | None:
+    """The first difference below this path, in words, or None."""
+    if jax.tree_util.all_leaves([tree]) and (prefix or jax.tree_util.all_leaves([like])):
+        return None
+    children, node = _one_level(tree)
+    like_children, like_node = _one_level(like)
+    if node != like_node:
+        return _in_words(f"{name}{keystr(path)}", tree, f"{like_name}{keystr(path)}", like)
+    below = (
+        _difference(name, child, like_name, like_children[key], (*path, key), prefix)
+        for key, child in children.items()
+    )
+    return next((found for found in below if found is not None), None)
+
+
+def _in_words(here: str, tree: PyTree, there: str, like: PyTree) -> str:
+    """How two nodes differ."""
+    if tree is None:
+        return (
+            f"{here} is None, and {there} is {describe(like)}; give zeros, or leave it out of both"
+            " (for instance with optax.masked)"
+        )
+    if type(tree) is not type(like):
+        return f"{here} is {describe(tree)}, and {there} is {describe(like)}"
+    (children, node), (like_children, like_node) = _one_level(tree), _one_level(like)
+    for key in like_children:
+        if key not in children:
+            return f"{here} has no {keystr((key,))}, and {there} has one"
+    for key in children:
+        if key not in like_children:
+            return f"{here} has {keystr((key,))}, and {there} has none"
+    return f"{here} is {node}, and {there} is {like_node}"
+
+
+def _one_level(tree: PyTree) -> tuple[dict[Any, PyTree], Any]:
+    """The children of a node by their keys, and the node without them."""
+    children, node = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    return {path[0]: child for path, child in children if path}, node

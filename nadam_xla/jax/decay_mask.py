@@ -1,0 +1,44 @@
+"""Which leaves decay."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr
+
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.checks import PyTree, check_structure, describe
+
+Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
+
+
+def chosen_leaves(mask: Mask, params: PyTree) -> list[jax.Array]:
+    """The mask's boolean for each leaf of the parameters.
+
+    Args:
+        mask: a tree of booleans with the structure of the parameters or a prefix of it, or a
+            function that makes one from them.
+        params: the parameters.
+
+    Raises:
+        ValueError: the mask's structure is not that of the parameters, nor a prefix of it.
+        TypeError: a leaf of the mask is not a boolean.
+    """
+    # A module with a __call__ is a callable too, but it is a tree of booleans.
+    is_function = jax.tree_util.all_leaves([mask])
+    tree = mask(params) if callable(mask) and is_function else mask
+    check_structure("mask", tree, "params", params, prefix=True)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, bool) and getattr(leaf, "dtype", None) != jnp.bool_:
+            raise TypeError(f"mask{keystr(path)} is {describe(leaf)}; it must be a boolean")
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(jax.tree.broadcast(tree, params))]
+
+
+def masked_rows(row: Coefficients, chosen: list[jax.Array]) -> Coefficients | jax.Array:
+    """A row for each leaf, ``[n, K]``: the decay stands in those that the mask chose."""
+    if not chosen:
+        return row
+    rows = jnp.stack([jnp.asarray(c) for c in row])
+    is_decay = jnp.asarray([name in ("decay", "l2") for name in row._fields])
+    return jnp.where(is_decay & ~jnp.stack(chosen)[:, None], 0.0, rows)

@@ -1,0 +1,124 @@
+"""What the user chose, and the row of coefficients that follows from it at each step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from nadam_xla import coefficients as conventions
+from nadam_xla.coefficients import Coefficients, check_decay_rate, check_not_negative
+from nadam_xla.jax.decay_mask import Mask
+
+ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
+
+_OPTIONAL = ("momentum_decay", "weight_decay", "l2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """The arguments of the optimizers, checked; see :func:`nadam_xla.jax.nadam` for their meaning.
+
+    Raises:
+        ValueError: a number is out of its range, an array is not a scalar, or two arguments
+            contradict each other.
+        TypeError: ``mu_dtype`` is not a floating dtype, or ``b2`` a bfloat16.
+    """
+
+    learning_rate: ScalarOrSchedule
+    b1: ArrayLike
+    b2: ArrayLike
+    eps: ArrayLike
+    eps_root: ArrayLike
+    mu_dtype: DTypeLike | None
+    nesterov: bool
+    momentum_decay: ArrayLike | None
+    weight_decay: ScalarOrSchedule = 0.0
+    l2: ScalarOrSchedule | None = None
+    mask: Mask = None
+
+    def __post_init__(self) -> None:  # noqa: D105
+        check_decay_rate("b1", self.b1)
+        check_decay_rate("b2", self.b2)
+        for name in ("eps", "eps_root", *_OPTIONAL):
+            check_not_negative(name, getattr(self, name))
+        for name in ("learning_rate", "b1", "b2", "eps", "eps_root", *_OPTIONAL):
+            _check_scalar(name, getattr(self, name))
+        if getattr(self.b2, "dtype", None) == jnp.bfloat16:
+            raise TypeError(
+                "b2 is a bfloat16, in which 0.999 is 1; give it as a float32 (of"
+                " optax.inject_hyperparams, with hyperparam_dtype=jnp.float32)"
+            )
+        if self.mu_dtype is not None and not jnp.issubdtype(self.mu_dtype, jnp.floating):
+            raise TypeError(f"mu_dtype is {self.mu_dtype!r}; it must be a floating dtype or None")
+        if not self.nesterov and self.momentum_decay is not None:
+            raise ValueError("momentum_decay is given; with nesterov=False it must be None")
+
+    @property
+    def carries_product(self) -> bool:
+        """Whether the state carries the product of the momenta."""
+        return self.momentum_decay is not None
+
+    @property
+    def needs_params(self) -> bool:
+        """Whether the change depends on the parameters."""
+        return not (_is_zero(self.weight_decay) and (self.l2 is None or _is_zero(self.l2)))
+
+    def row(
+        self, steps_before: jax.Array, product_before: jax.Array | None
+    ) -> tuple[Coefficients, jax.Array | None]:
+        """The row of the next step, and the product of the momenta after it.
+
+        Args:
+            steps_before: the number of the steps taken before.
+            product_before: the product of their momenta; None where it is not carried.
+        """
+        count = optax.safe_increment(steps_before)
+        b1, b2, rate = _wide(self.b1), _wide(self.b2), _at(self.learning_rate, steps_before)
+        if self.momentum_decay is None:
+            momentum = conventions.constant_momentum(b1, count)
+        else:
+            momentum_decay = _wide(self.momentum_decay)
+            momentum = conventions.scheduled_momentum(b1, count, momentum_decay, product_before)
+        row = conventions.nadam(
+            learning_rate=rate,
+            momentum=momentum,
+            b1=b1,
+            b2=b2,
+            b2_power=b2**count,
+            eps=self.eps,
+            eps_root=self.eps_root,
+            decay=rate * _at(self.weight_decay, steps_before),
+            l2=0.0 if self.l2 is None else _at(self.l2, steps_before),
+        )
+        if not self.nesterov:
+            row = conventions.adam(row, learning_rate=rate, b1_power=momentum.product)
+        if product_before is None:
+            return row, None
+        return row, jnp.asarray(momentum.product, product_before.dtype)
+
+
+def _check_scalar(name: str, value: object) -> None:
+    shape = getattr(value, "shape", ())
+    if not callable(value) and shape != ():
+        raise ValueError(
+            f"{name} has the shape {shape}; it must be a scalar (jax.vmap runs a population)"
+        )
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _at(value: ScalarOrSchedule, steps_before: jax.Array) -> ArrayLike:
+    return _wide(value(steps_before) if callable(value) else value)
+
+
+def _wide(value: ArrayLike) -> ArrayLike:
+    """The value, in float32 where it is a narrower array: its powers would be lost there."""
+    if getattr(value, "dtype", None) in (jnp.bfloat16, jnp.float16):
+        return jnp.asarray(value, jnp.float32)
+    return value

@@ -1,0 +1,107 @@
+"""The optimizer's state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from nadam_xla.calls import compute_dtype
+from nadam_xla.jax.checks import PyTree, check_floating, describe
+
+
+class NadamState(NamedTuple):
+    """The state of :func:`nadam`, :func:`nadamw` and :func:`scale_by_nadam`.
+
+    Attributes:
+        count: int32 scalar, the number of steps taken.
+        mu: the first moments, shaped like the parameters.
+        nu: the second moments, likewise.
+        momentum_product: float32 scalar (float64 where a parameter is), the product of the momenta
+            of all steps taken; None where ``momentum_decay`` is None, for then it is ``b1**count``.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
+    mu: PyTree
+    nu: PyTree
+    momentum_product: jax.Array | None
+
+
+# So that an exported program that takes the state can be serialized. The name and the order of the
+# fields are written into it: they stay.
+jax.export.register_namedtuple_serialization(NadamState, serialized_name="nadam_xla.jax.NadamState")
+
+
+def initial_state(params: PyTree, mu_dtype: DTypeLike | None, *, product: bool) -> NadamState:
+    """The state before the first step.
+
+    Args:
+        params: the parameters.
+        mu_dtype: of the first moments; None: float64 for float64 parameters, else float32.
+        product: whether the state carries the product of the momenta.
+
+    Raises:
+        TypeError: a parameter is not a real floating-point array.
+    """
+    check_floating("params", params)
+    dtypes = {compute_dtype(str(jnp.result_type(p))) for p in jax.tree.leaves(params)}
+    product_dtype = "float64" if "float64" in dtypes else "float32"
+    return NadamState(
+        count=jnp.zeros([], jnp.int32),
+        mu=_zeros_like(params, mu_dtype),
+        nu=_zeros_like(params, None),
+        momentum_product=jnp.ones([], product_dtype) if product else None,
+    )
+
+
+def check_state(state: Any, *, product: bool) -> None:
+    """Checks that the state is one that this optimizer can go on with.
+
+    Raises:
+        TypeError: the state is another optimizer's, or its count is not an integer scalar.
+        ValueError: it carries a product of the momenta, and this optimizer has none, or vice versa.
+    """
+    if not isinstance(state, NadamState):
+        raise TypeError(f"state is {_describe_other(state)}")
+    if jnp.shape(state.count) or not jnp.issubdtype(jnp.result_type(state.count), jnp.integer):
+        raise TypeError(
+            f"state.count is {describe(state.count)}; it must be an integer scalar (for a"
+            " population of optimizers use jax.vmap around init and update)"
+        )
+    if product and state.momentum_product is None:
+        raise ValueError(
+            "state.momentum_product is None: the state was made with momentum_decay=None, and this"
+            " optimizer has one"
+        )
+    if not product and state.momentum_product is not None:
+        raise ValueError(
+            "state.momentum_product is given: the state was made with a momentum_decay, and this"
+            " optimizer has none"
+        )
+
+
+def _describe_other(state: Any) -> str:
+    """What was given in place of a NadamState, and what would help."""
+    hint = ""
+    if _holds(state, NadamState):
+        hint = (
+            ". It holds one: the state of a chain or wrapper goes to the chain's or wrapper's own"
+        )
+        hint += " update"
+    elif _holds(state, optax.ScaleByAdamState):
+        hint = ". It is optax's: nadam_xla.jax.state_from_optax converts it"
+    return f"{describe(state)}; it must be the NadamState that init returned{hint}"
+
+
+def _holds(state: Any, kind: type) -> bool:
+    found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return any(isinstance(x, kind) for x in found)
+
+
+def _zeros_like(params: PyTree, dtype: DTypeLike | None) -> PyTree:
+    def zeros(p: ArrayLike) -> jax.Array:
+        return jnp.zeros_like(p, dtype=dtype or compute_dtype(str(jnp.result_type(p))))
+
+    return jax.tree.map(zeros, params)
