@@ -1,6 +1,7 @@
 """What does not fit is refused while JAX traces: one exception that names the leaf by its path."""
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any, TypeAlias
 
 import jax
@@ -48,13 +49,12 @@ def check_structure(
 def check_floating(name: str, tree: PyTree) -> None:
     """Raises ``TypeError`` for the first leaf that is not a real floating-point array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        try:
-            dtype = jnp.result_type(leaf)
-        except TypeError:
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, Number):
             raise TypeError(
                 f"{name}{keystr(path)} is {describe(leaf)}; Nadam updates arrays only (of an"
                 " equinox module take eqx.filter(module, eqx.is_inexact_array))"
-            ) from None
+            )
+        dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"{name}{keystr(path)} has the dtype {dtype}; Nadam updates real leaves only"
@@ -75,9 +75,9 @@ def describe(tree: PyTree) -> str:
     if shape is not None and dtype is not None:
         return f"{dtype}[{','.join(map(str, shape))}]"
     kind = type(tree)
-    if kind.__module__ == "builtins":
-        return f"a {kind.__name__}"
-    return f"a {kind.__module__.split('.')[0]} {kind.__name__}"
+    library = "" if kind.__module__ == "builtins" else kind.__module__.split(".")[0] + " "
+    words = library + kind.__name__
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:

@@ -87,9 +87,8 @@ def _describe_other(state: Any) -> str:
     hint = ""
     if _holds(state, NadamState):
         hint = (
-            ". It holds one: the state of a chain or wrapper goes to the chain's or wrapper's own"
+            ". It holds one: a chain's or wrapper's state goes to the chain's or wrapper's update"
         )
-        hint += " update"
     elif _holds(state, optax.ScaleByAdamState):
         hint = ". It is optax's: nadam_xla.jax.state_from_optax converts it"
     return f"{describe(state)}; it must be the NadamState that init returned{hint}"
