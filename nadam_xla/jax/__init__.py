@@ -1,5 +1,13 @@
 """Nadam for JAX: an optax-shaped optimizer whose step is one fused, in-place custom call."""
 
+from nadam_xla.jax.conversion import (
+    state_from_keras,
+    state_from_optax,
+    state_from_torch,
+    state_to_keras,
+    state_to_optax,
+    state_to_torch,
+)
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
@@ -12,5 +20,11 @@ __all__ = [
     "nadam_update",
     "nadamw",
     "scale_by_nadam",
+    "state_from_keras",
+    "state_from_optax",
+    "state_from_torch",
+    "state_to_keras",
+    "state_to_optax",
+    "state_to_torch",
     "sum_squares",
 ]

@@ -46,14 +46,18 @@ def initial_state(params: PyTree, mu_dtype: DTypeLike | None, *, product: bool) 
         TypeError: a parameter is not a real floating-point array.
     """
     check_floating("params", params)
-    dtypes = {compute_dtype(str(jnp.result_type(p))) for p in jax.tree.leaves(params)}
-    product_dtype = "float64" if "float64" in dtypes else "float32"
     return NadamState(
         count=jnp.zeros([], jnp.int32),
         mu=_zeros_like(params, mu_dtype),
         nu=_zeros_like(params, None),
-        momentum_product=jnp.ones([], product_dtype) if product else None,
+        momentum_product=product_of_momenta(1.0, params) if product else None,
     )
+
+
+def product_of_momenta(value: float, leaves: PyTree) -> jax.Array:
+    """The product as a scalar of the dtype in which the widest of these leaves is updated."""
+    dtypes = {compute_dtype(str(jnp.result_type(x))) for x in jax.tree.leaves(leaves)}
+    return jnp.asarray(value, "float64" if "float64" in dtypes else "float32")
 
 
 def check_state(state: Any, *, product: bool) -> None:

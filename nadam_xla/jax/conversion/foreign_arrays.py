@@ -1,0 +1,47 @@
+"""Arrays from and for libraries that this package does not import."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nadam_xla.calls import compute_dtype
+from nadam_xla.jax.checks import describe
+from nadam_xla.jax.state import NadamState
+
+
+def moment_from(value: Any) -> jax.Array:
+    """A copy of a moment, in the dtype in which it is computed.
+
+    Args:
+        value: what numpy can convert, or else what speaks DLPack (as a bfloat16 tensor of PyTorch).
+    """
+    try:
+        array: Any = np.asarray(value)
+    except TypeError:
+        array = jnp.from_dlpack(value)
+    return jnp.array(array, compute_dtype(str(array.dtype)), copy=True)
+
+
+def moment_to(value: Any) -> np.ndarray:
+    """A copy of a moment, in the dtype in which it is computed: every library knows it."""
+    array = np.asarray(value)
+    return array.astype(compute_dtype(str(array.dtype)))
+
+
+def carried_product(state: NadamState) -> float:
+    """The product of the momenta, for a library whose momentum follows a schedule.
+
+    Raises:
+        TypeError: the state is not a ``NadamState``.
+        ValueError: the state carries no product.
+    """
+    if not isinstance(state, NadamState):
+        raise TypeError(f"state is {describe(state)}; it must be a NadamState")
+    if state.momentum_product is None:
+        raise ValueError(
+            "state.momentum_product is None: its momentum was constant (momentum_decay=None), and"
+            " theirs follows a schedule"
+        )
+    return float(state.momentum_product)
