@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,7 +54,7 @@ def state_from_keras(
 
 def state_to_keras(
     state: NadamState,
-    arrange: Callable[[PyTree], Sequence[Any]] = list,
+    arrange: Callable[[PyTree], Sequence[Any]] = jax.tree.leaves,
     *,
     learning_rate: float | None,
 ) -> dict[str, np.ndarray]:

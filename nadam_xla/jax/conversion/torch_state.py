@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +58,7 @@ def state_from_torch(
 
 def state_to_torch(
     state: NadamState,
-    arrange: Callable[[PyTree], Sequence[Any]] = list,
+    arrange: Callable[[PyTree], Sequence[Any]] = jax.tree.leaves,
     *,
     tensor: Callable[[np.ndarray], Any],
 ) -> dict[int, dict[str, Any]]:
