@@ -41,9 +41,9 @@ OPTAX: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "nadam": (lambda: nadam(1e-2), lambda: optax.nadam(1e-2)),
     "nadam, schedule": (lambda: nadam(SCHEDULE), lambda: optax.nadam(SCHEDULE)),
     "adam": (lambda: nadam(1e-2, nesterov=False), lambda: optax.adam(1e-2)),
-    "nadamw, schedules and mask": (
-        lambda: nadamw(SCHEDULE, weight_decay=SCHEDULE, mask=is_matrix),
-        lambda: optax.nadamw(SCHEDULE, weight_decay=SCHEDULE, mask=is_matrix),
+    "nadamw, schedule and mask": (
+        lambda: nadamw(SCHEDULE, weight_decay=0.1, mask=is_matrix),
+        lambda: optax.nadamw(SCHEDULE, weight_decay=0.1, mask=is_matrix),
     ),
     "scale_by_nadam": (
         lambda: optax.chain(scale_by_nadam(), optax.scale_by_learning_rate(SCHEDULE)),
@@ -74,6 +74,11 @@ OPTAX: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: optax.partition({True: optax.nadam(1e-2), False: optax.nadam(SCHEDULE)}, is_matrix),
     ),
 }
+if jax.tree.leaves(optax.add_decayed_weights(SCHEDULE).init(PARAMS)):  # older ones know no schedule
+    OPTAX["nadamw, scheduled decay"] = (
+        lambda: nadamw(SCHEDULE, weight_decay=SCHEDULE, mask=is_matrix),
+        lambda: optax.nadamw(SCHEDULE, weight_decay=SCHEDULE, mask=is_matrix),
+    )
 
 
 class TestOptax:
@@ -288,7 +293,9 @@ KERAS: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
 class TestKeras:
     @pytest.fixture
     def keras(self) -> Any:
-        return pytest.importorskip("keras", reason="Keras is the judge here")
+        # The folder tests/keras, too, can be imported by that name; it has no optimizers.
+        pytest.importorskip("keras.optimizers", reason="Keras is the judge here")
+        return pytest.importorskip("keras")
 
     def model(self, keras: Any, tree: Any, **options: Any) -> tuple[list[Any], Any]:
         variables = [keras.Variable(np.asarray(x)) for x in listed(tree)]

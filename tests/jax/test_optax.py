@@ -69,7 +69,9 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "scheduled weight decay": (
         lambda: nadamw(SCHEDULE, weight_decay=optax.linear_schedule(0.5, 0.0, 20)),
-        lambda: optax.nadamw(SCHEDULE, weight_decay=optax.linear_schedule(0.5, 0.0, 20)),
+        lambda: optax.inject_hyperparams(optax.nadamw)(
+            SCHEDULE, weight_decay=optax.linear_schedule(0.5, 0.0, 20)
+        ),
     ),
     "l2": (
         lambda: nadam(1e-2, l2=0.1),
