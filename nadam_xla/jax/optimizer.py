@@ -1,6 +1,6 @@
 """The optax-shaped optimizers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -213,16 +213,13 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         return state
 
     def step(
-        grads: PyTree,
-        state: NadamState,
-        params: PyTree | None,
-        returns: Literal["params", "change"],
+        given: Mapping[str, PyTree], state: NadamState, returns: Literal["params", "change"]
     ) -> tuple[PyTree, NadamState]:
         check_state(state, product=carries_product)
-        given = {"grads": grads, "state.mu": state.mu, "state.nu": state.nu}
-        check_alike(given if params is None else {"params": params, **given})
+        check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
+        grads = given["grads"]
         # Without parameters nothing decays, and the rule reads them for that alone.
-        params = grads if params is None else params
+        params = given.get("params", grads)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         rows = row if mask is None else masked_rows(row, chosen_leaves(mask, params))
         first, mu, nu = update_trees(rows, params, grads, state.mu, state.nu, returns=returns)
@@ -232,14 +229,16 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        if params is None and hyperparameters.needs_params:
+        if params is not None:
+            return step({"params": params, "grads": updates}, state, "change")
+        if hyperparameters.needs_params:
             raise ValueError("decay needs the parameters: call update(grads, state, params)")
-        return step(updates, state, params, "change")
+        return step({"grads": updates}, state, "change")
 
     def apply(
         grads: PyTree, state: NadamState, params: PyTree, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        return step(grads, state, params, "params")
+        return step({"params": params, "grads": grads}, state, "params")
 
     return NadamTransformation(init, update, apply)

@@ -1,5 +1,6 @@
 """What does not fit is told while JAX traces, by one exception that names the leaf."""
 
+import re
 from typing import Any
 
 import jax
@@ -7,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nadam_xla.jax import nadam, nadamw, scale_by_nadam
+from nadam_xla.jax.checks import check_alike
 
 PARAMS = {"dense": {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, "heads": [jnp.ones(4), jnp.ones(5)]}
 W, B, HEADS = PARAMS["dense"]["w"], PARAMS["dense"]["b"], PARAMS["heads"]
@@ -117,10 +121,42 @@ def test_params_that_do_not_fit(params: Any, message: str) -> None:
         tx.update(PARAMS, tx.init(PARAMS), params)
 
 
+def test_apply_takes_no_missing_parameters() -> None:
+    tx = nadam(1e-2)
+    with pytest.raises(ValueError, match="grads is a dict, and params is None"):
+        tx.apply(PARAMS, tx.init(PARAMS), None)
+
+
 def test_without_parameters_the_gradients_are_what_the_state_must_fit() -> None:
     tx = nadam(1e-2)
     with pytest.raises(ValueError, match=r"state.mu\['dense'\] has \['b'\], and grads\['dense'\]"):
         tx.update({**PARAMS, "dense": {"w": W}}, tx.init(PARAMS))
+
+
+leaves = st.sampled_from([0.0, None, optax.MaskedNode()])
+trees = st.recursive(
+    leaves,
+    lambda trees: (
+        st.lists(trees, max_size=2)
+        | st.tuples(trees, trees)
+        | st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(params=trees, grads=trees)
+def test_any_two_trees_are_alike_or_the_error_says_where_they_part(params: Any, grads: Any) -> None:
+    if jax.tree.structure(params) == jax.tree.structure(grads):
+        check_alike({"params": params, "grads": grads})
+        return
+    with pytest.raises(
+        ValueError, match=r"^grads\S* (is|has) .*, and params\S* (is|has) "
+    ) as caught:
+        check_alike({"params": params, "grads": grads})
+    path = re.match(r"grads(\S*)", str(caught.value))[1]  # type: ignore[index]
+    at = eval(f"lambda tree: tree{path}")
+    assert jax.tree.structure(at(params)) != jax.tree.structure(at(grads))
 
 
 class Module:

@@ -73,6 +73,10 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
             SCHEDULE, weight_decay=optax.linear_schedule(0.5, 0.0, 20)
         ),
     ),
+    "injected, but for the mask": (
+        lambda: optax.inject_hyperparams(nadamw, static_args="mask")(1e-2, mask=is_matrix),
+        lambda: optax.inject_hyperparams(optax.nadamw, static_args="mask")(1e-2, mask=is_matrix),
+    ),
     "l2": (
         lambda: nadam(1e-2, l2=0.1),
         lambda: optax.chain(optax.add_decayed_weights(0.1), optax.nadam(1e-2)),
