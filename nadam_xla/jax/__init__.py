@@ -12,6 +12,7 @@ from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
 from nadam_xla.jax.update import nadam_update
+from nadam_xla.jax.zero1 import zero1_shardings
 
 __all__ = [
     "NadamState",
@@ -27,4 +28,5 @@ __all__ = [
     "state_to_optax",
     "state_to_torch",
     "sum_squares",
+    "zero1_shardings",
 ]

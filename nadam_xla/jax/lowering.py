@@ -61,7 +61,7 @@ def devices_during_lowering() -> set[Any]:
             f"nadam_xla cannot be partitioned by JAX {jax.__version__}: it is tested with 0.7.2 to"
             " 0.12, which list in jax._src.dispatch the primitives that need devices when lowered"
         ) from error
-    return registry  # type: ignore[no-any-return]
+    return registry
 
 
 def _check_ffi_version() -> None:
@@ -76,6 +76,9 @@ def _check_ffi_version() -> None:
             f" {version('jaxlib')} has {'.'.join(map(str, runtime))}; it needs a jaxlib of the"
             " same major and at least that minor version"
         )
+
+
+_lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
 
 
 def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
@@ -94,7 +97,9 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
     )
     if not partitioned:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
-    update = partial(update_partitioned, aliased, returns_change)
+    if not _can_partition_call(ctx):
+        return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
+    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
     return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
 
 
@@ -140,13 +145,26 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
+def _can_partition_call(ctx: Any) -> bool:
+    """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
+
+    The partitioner asks Python functions of this process, which an exported program leaves behind.
+    And a batch of rows is matched to the leaves by the names of mesh axes, which the partitioner
+    has lost where ``shard_map`` is manual over some axes only, and where there is no mesh.
+    """
+    module = ctx.module_context
+    has_mesh = getattr(module.axis_context, "abstract_mesh", None) is not None
+    has_batch = ctx.avals_in[0].shape[0] != 1
+    return not module.lowering_parameters.for_export and (has_mesh or not has_batch)
+
+
 def _belongs_to_caller(value: Any) -> bool:
     """Whether this is an argument of the whole program that was not donated.
 
     XLA would have to copy it before it could be overwritten; without the alias the kernel reads the
     one and writes the other, which is a pass less. Donation shows as an attribute that JAX gives to
-    the program's arguments; where it cannot be seen, as inside a loop or a nested function, the
-    alias stands, and XLA decides.
+    the program's arguments; where it cannot be seen, as inside a loop, a nested function
+    or ``shard_map``, the alias stands, and XLA decides.
     """
     if not isinstance(value, mlir.ir.BlockArgument):
         return False

@@ -14,6 +14,7 @@ from jax.experimental.custom_partitioning import (
     SdyShardingRule,
     custom_partitioning,
 )
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, update_in_place_p
@@ -80,8 +81,12 @@ def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[A
     alike = []
     for layout in layouts:
         rest = (None if taken & set(_axes(axes)) else axes for axes in layout.spec[1:])
-        alike.append(NamedSharding(mesh, PartitionSpec(batch, *rest)))
-    return NamedSharding(mesh, PartitionSpec(batch, None, None)), alike
+        alike.append(NamedSharding(mesh, _spec(batch, *rest)))
+    return NamedSharding(mesh, _spec(batch, None, None)), alike
+
+
+def _spec(*entries: Any) -> PartitionSpec:
+    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]
 
 
 def _axes(entry: Any) -> tuple[Any, ...]:
@@ -106,20 +111,43 @@ def _sharding_rule(
 
     def factors(leaf: int, rank: int) -> ArrayMapping:
         names = [f"leaf{leaf}dim{d}" for d in range(rank)]
-        return ArrayMapping(*(["batch", *names[1:]] if has_batch else names))
+        return _mapping(*(["batch", *names[1:]] if has_batch else names))
 
     mappings = tuple(factors(i, len(shape)) for i, shape in enumerate(leaves[:n]))
     whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
     return SdyShardingRule(
-        (ArrayMapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF),
+        (_mapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF),
         mappings * RESULTS_OF_LEAF,
         need_replication_factors=whole,
     )
 
 
-update_partitioned = custom_partitioning(_update, static_argnums=(0, 1))
-"""``update_partitioned(aliased, returns_change, *operands)``: the primitive's operands and results.
+def _mapping(*factors: str) -> ArrayMapping:
+    return ArrayMapping(*factors)  # type: ignore[no-untyped-call]
 
-``aliased`` are the indices of the operands whose memory the results may take.
-"""
-update_partitioned.def_partition(partition=_partition, sharding_rule=_sharding_rule)
+
+_update_partitioned = custom_partitioning(  # type: ignore[no-untyped-call]
+    _update, static_argnums=(0, 1)
+)
+_update_partitioned.def_partition(  # type: ignore[no-untyped-call]
+    partition=_partition, sharding_rule=_sharding_rule
+)
+
+
+def update_partitioned(
+    *operands: jax.Array, aliased: tuple[int, ...], returns_change: bool
+) -> tuple[jax.Array, ...]:
+    """The primitive's results, each device computing those of the shards that it holds.
+
+    Args:
+        operands: those of the primitive.
+        aliased: the indices of the operands whose memory the results may take.
+        returns_change: as in the primitive.
+    """
+    # Until it is partitioned the program does not show what is static here. It must: JAX's
+    # persistent compilation cache tells programs apart by their text.
+    with set_xla_metadata(  # type: ignore[no-untyped-call]
+        nadam_xla_returns_change=str(returns_change).lower()
+    ):
+        results: tuple[jax.Array, ...] = _update_partitioned(aliased, returns_change, *operands)
+    return results

@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
 
 OPERANDS_OF_LEAF = 4  # params, grads, mu, nu
@@ -41,9 +42,17 @@ def reference(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
-    """The primitive, applied."""
+    """The primitive, applied.
+
+    Inside ``shard_map`` the results of a leaf vary over the mesh axes over which its row or any of
+    its operands does; other leaves stay as they are.
+    """
+    n = len(leaves) // OPERANDS_OF_LEAF
+    alike = list(leaves)
+    for i in range(n):
+        alike[i::n] = vary_alike(leaves[i::n], coefficients)
     results = nadam_update_p.bind(  # type: ignore[no-untyped-call]
-        coefficients, *leaves, returns_change=returns_change
+        coefficients, *alike, returns_change=returns_change
     )
     return list(results)
 
@@ -137,7 +146,8 @@ def _abstract_eval_in_place(
     *operands: Any, aliased: tuple[int, ...], returns_change: bool
 ) -> list[Any]:
     del aliased
-    return _abstract_eval(*operands, returns_change=returns_change)
+    results: list[Any] = _abstract_eval(*operands, returns_change=returns_change)
+    return results
 
 
 batching.primitive_batchers[nadam_update_p] = _batch

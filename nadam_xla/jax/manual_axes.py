@@ -1,0 +1,35 @@
+"""Over which axes of the mesh a value varies inside ``shard_map``, in each JAX's own words."""
+
+from collections.abc import Sequence
+
+import jax
+
+
+def vary_alike(values: Sequence[jax.Array], also: jax.Array) -> list[jax.Array]:
+    """The values, each made to vary over every axis over which one of them or ``also`` does.
+
+    That is a change of their types alone. Outside ``shard_map``, and where it does not check this,
+    they come back as they are.
+    """
+    varying = [_varying_axes(value) for value in values]
+    union = _varying_axes(also).union(*varying)
+    return [
+        _vary_over(value, union - axes) if union - axes else value
+        for value, axes in zip(values, varying, strict=True)
+    ]
+
+
+def _varying_axes(value: jax.Array) -> frozenset[str]:
+    aval = jax.typeof(value)
+    if hasattr(aval, "manual_axis_type"):  # JAX 0.10 and later
+        return frozenset(aval.manual_axis_type.varying)
+    return frozenset(aval.vma)
+
+
+def _vary_over(value: jax.Array, axes: frozenset[str]) -> jax.Array:
+    names = tuple(sorted(axes))
+    if hasattr(jax.lax, "pcast"):  # JAX 0.8 and later
+        varying: jax.Array = jax.lax.pcast(value, names, to="varying")
+    else:
+        varying = jax.lax.pvary(value, names)  # type: ignore[attr-defined]
+    return varying

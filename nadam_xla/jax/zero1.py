@@ -1,0 +1,116 @@
+"""ZeRO-1: the state of an optimizer, cut over the devices that hold the parameters whole.
+
+Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter
+Models", stage 1.
+"""
+
+from math import prod
+from typing import Any, TypeAlias
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+PyTree: TypeAlias = Any
+Entry: TypeAlias = str | tuple[str, ...] | None
+"""One dimension's part of a PartitionSpec."""
+
+
+def zero1_shardings(
+    tx: optax.GradientTransformation, params: PyTree, mesh: Mesh, axis: str | tuple[str, ...]
+) -> PyTree:
+    """The shardings of a state whose moments are cut over a mesh axis, as in ZeRO-1.
+
+    ::
+
+        shardings = zero1_shardings(tx, params, mesh, "data")
+        state = jax.jit(tx.init, out_shardings=shardings)(params)
+        step = jax.jit(step, donate_argnums=(0, 1), out_shardings=(replicated, shardings))
+
+    Each device then holds 1/N of the moments, updates the part of the parameters that belongs to
+    them, and gets the rest of the new parameters by one all-gather for each. Give the parameters'
+    shardings in ``out_shardings`` as well: left to itself XLA would leave them cut.
+
+    Every moment is cut along its first dimension that no other axis cuts and that ``axis`` divides;
+    where there is none, along the first of which it divides each part. One that it divides nowhere
+    (a scalar, an odd bias) stays as its parameter is, and so does one that it cuts already. All
+    else in the state, such as the count of steps, is replicated.
+
+    Args:
+        tx: any optax transformation, of this package or not.
+        params: the parameters, or ``jax.ShapeDtypeStruct`` for them. Those with a ``NamedSharding``
+            on the mesh hand it on to their moments; others count as replicated.
+        mesh: the mesh of the training step.
+        axis: the axis over which the moments are cut, or a tuple of several.
+
+    Returns:
+        A ``NamedSharding`` for each array of ``tx.init(params)``, in its tree.
+
+    Raises:
+        ValueError: an axis is not one of the mesh; or a parameter is sharded over another mesh.
+    """
+    axes = (axis,) if isinstance(axis, str) else tuple(axis)
+    unknown = [name for name in axes if name not in mesh.shape]
+    if unknown or not axes:
+        raise ValueError(f"axis is {axis!r}; it must name axes of the mesh, {tuple(mesh.shape)}")
+    layouts = jax.tree_util.tree_map_with_path(
+        lambda path, p: _sharding_on(mesh, p, f"params{jax.tree_util.keystr(path)}"), params
+    )
+
+    def cut(moment: Any, param: Any, layout: NamedSharding) -> Any:
+        if isinstance(moment, optax.MaskedNode):
+            return moment
+        uncut: list[Entry] = [None] * len(moment.shape)
+        if moment.shape == param.shape:
+            uncut[: len(layout.spec)] = layout.spec
+        return NamedSharding(mesh, _spec(*_cut(moment.shape, uncut, mesh, axes)))
+
+    return optax.tree_utils.tree_map_params(
+        tx,
+        cut,
+        jax.eval_shape(tx.init, params),
+        params,
+        layouts,
+        transform_non_params=lambda _: NamedSharding(mesh, _spec()),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+
+
+def _sharding_on(mesh: Mesh, param: Any, name: str) -> NamedSharding:
+    sharding = getattr(param, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.empty:
+        return NamedSharding(mesh, _spec())
+    if sharding.mesh.shape_tuple != mesh.shape_tuple:
+        raise ValueError(
+            f"{name} is sharded over the mesh {dict(sharding.mesh.shape)}; it must be the mesh"
+            f" given, {dict(mesh.shape)}"
+        )
+    return sharding
+
+
+def _cut(
+    shape: tuple[int, ...], entries: list[Entry], mesh: Mesh, axes: tuple[str, ...]
+) -> list[Entry]:
+    """The entries with the axes added to one of them, or as they are where none will do."""
+    if not set(axes).isdisjoint(name for entry in entries for name in _axes_in(entry)):
+        return entries
+    parts = prod(mesh.shape[name] for name in axes)
+    uncut_first = sorted(range(len(shape)), key=lambda d: entries[d] is not None)
+    for d in uncut_first:
+        there = _axes_in(entries[d])
+        size = shape[d] // prod(mesh.shape[name] for name in there)
+        if size and size % parts == 0:
+            together = (*there, *axes)
+            entry = together if len(together) > 1 else together[0]
+            return [*entries[:d], entry, *entries[d + 1 :]]
+    return entries
+
+
+def _axes_in(entry: Entry) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _spec(*entries: Entry) -> PartitionSpec:
+    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]
