@@ -1,6 +1,7 @@
 """How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,9 @@ UPDATE_TARGET = "nadam_xla_update_v1"
 PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
 
 # What JAX writes on a donated argument: the result that takes its memory, or that XLA may choose.
+# Groups are numbered per program; this is beyond those that jax.experimental.shard_alike gives out.
+_FIRST_SHARDING_GROUP = 1 << 40
+
 _MARKS_OF_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
 
 
@@ -99,6 +103,7 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
     if not _can_partition_call(ctx):
         return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
+    _cut_gradients_like_moments(ctx, operands)
     update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
     return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
 
@@ -143,6 +148,23 @@ def is_partitioned(axes: Any) -> bool:
     if isinstance(axes, SPMDAxisContext):
         return set(axes.manual_axes) != set(axes.mesh.axis_names)
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
+
+
+def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> None:
+    """Lets the layout of the moments reach the operations from which the gradients come.
+
+    Through stock's arithmetic, operation by operation, the partitioner carries it there before it
+    looks at matrix products; a custom call comes after them, too late to spare collectives.
+    """
+    n = (len(operands) - 1) // OPERANDS_OF_LEAF
+    for gradient, mu in zip(operands[1 + n : 1 + 2 * n], operands[1 + 2 * n :], strict=False):
+        group = _FIRST_SHARDING_GROUP + ctx.module_context.new_channel()
+        for value in (gradient, mu):
+            mlir.ir.Operation.create(
+                "sdy.sharding_group",
+                operands=[value],
+                attributes={"group_id": mlir.i64_attr(group)},
+            )
 
 
 def _can_partition_call(ctx: Any) -> bool:

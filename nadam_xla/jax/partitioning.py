@@ -15,9 +15,10 @@ from jax.experimental.custom_partitioning import (
     custom_partitioning,
 )
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, update_in_place_p
+from nadam_xla.jax.specs import axes_in, spec
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
 
@@ -77,23 +78,12 @@ def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[A
     The sharding rule has made them so already, unless the caller forced leaves apart.
     """
     batch = next((layout.spec[0] for layout in layouts if layout.spec[0] is not None), None)
-    taken = set(_axes(batch))
+    taken = set(axes_in(batch))
     alike = []
     for layout in layouts:
-        rest = (None if taken & set(_axes(axes)) else axes for axes in layout.spec[1:])
-        alike.append(NamedSharding(mesh, _spec(batch, *rest)))
-    return NamedSharding(mesh, _spec(batch, None, None)), alike
-
-
-def _spec(*entries: Any) -> PartitionSpec:
-    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]
-
-
-def _axes(entry: Any) -> tuple[Any, ...]:
-    """The mesh axes in one entry of a PartitionSpec."""
-    if entry is None:
-        return ()
-    return entry if isinstance(entry, tuple) else (entry,)
+        rest = (None if taken & set(axes_in(axes)) else axes for axes in layout.spec[1:])
+        alike.append(NamedSharding(mesh, spec(batch, *rest)))
+    return NamedSharding(mesh, spec(batch, None, None)), alike
 
 
 def _sharding_rule(

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+
+from nadam_xla.jax.specs import Entry, axes_in, spec
 
 PyTree: TypeAlias = Any
-Entry: TypeAlias = str | tuple[str, ...] | None
-"""One dimension's part of a PartitionSpec."""
 
 
 def zero1_shardings(
@@ -63,7 +63,7 @@ def zero1_shardings(
         uncut: list[Entry] = [None] * len(moment.shape)
         if moment.shape == param.shape:
             uncut[: len(layout.spec)] = layout.spec
-        return NamedSharding(mesh, _spec(*_cut(moment.shape, uncut, mesh, axes)))
+        return NamedSharding(mesh, spec(*_cut(moment.shape, uncut, mesh, axes)))
 
     return optax.tree_utils.tree_map_params(
         tx,
@@ -71,7 +71,7 @@ def zero1_shardings(
         jax.eval_shape(tx.init, params),
         params,
         layouts,
-        transform_non_params=lambda _: NamedSharding(mesh, _spec()),
+        transform_non_params=lambda _: NamedSharding(mesh, spec()),
         is_leaf=lambda node: isinstance(node, optax.MaskedNode),
     )
 
@@ -79,7 +79,7 @@ def zero1_shardings(
 def _sharding_on(mesh: Mesh, param: Any, name: str) -> NamedSharding:
     sharding = getattr(param, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.mesh.empty:
-        return NamedSharding(mesh, _spec())
+        return NamedSharding(mesh, spec())
     if sharding.mesh.shape_tuple != mesh.shape_tuple:
         raise ValueError(
             f"{name} is sharded over the mesh {dict(sharding.mesh.shape)}; it must be the mesh"
@@ -92,25 +92,15 @@ def _cut(
     shape: tuple[int, ...], entries: list[Entry], mesh: Mesh, axes: tuple[str, ...]
 ) -> list[Entry]:
     """The entries with the axes added to one of them, or as they are where none will do."""
-    if not set(axes).isdisjoint(name for entry in entries for name in _axes_in(entry)):
+    if not set(axes).isdisjoint(name for entry in entries for name in axes_in(entry)):
         return entries
     parts = prod(mesh.shape[name] for name in axes)
     uncut_first = sorted(range(len(shape)), key=lambda d: entries[d] is not None)
     for d in uncut_first:
-        there = _axes_in(entries[d])
+        there = axes_in(entries[d])
         size = shape[d] // prod(mesh.shape[name] for name in there)
         if size and size % parts == 0:
             together = (*there, *axes)
             entry = together if len(together) > 1 else together[0]
             return [*entries[:d], entry, *entries[d + 1 :]]
     return entries
-
-
-def _axes_in(entry: Entry) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def _spec(*entries: Entry) -> PartitionSpec:
-    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]

@@ -1,0 +1,20 @@
+"""The entries of a PartitionSpec."""
+
+from typing import TypeAlias
+
+from jax.sharding import PartitionSpec
+
+Entry: TypeAlias = str | tuple[str, ...] | None
+"""How one dimension is cut: not at all, over a mesh axis, or over several."""
+
+
+def spec(*entries: Entry) -> PartitionSpec:
+    """The PartitionSpec with these entries."""
+    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]
+
+
+def axes_in(entry: Entry) -> tuple[str, ...]:
+    """The mesh axes in one entry."""
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)

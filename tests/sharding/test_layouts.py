@@ -1,0 +1,228 @@
+"""A training step in each layout does, on eight devices, no more than stock optax's."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nadam_xla.jax import nadam, zero1_shardings
+
+# Of "head", "head_bias", "odd", "scale" and "empty" no mesh below divides every dimension.
+SHAPES = {
+    "layer": (48, 64),
+    "bias": (64,),
+    "head": (64, 10),
+    "head_bias": (10,),
+    "odd": (7, 5),
+    "scale": (),
+    "empty": (0, 3),
+}
+COLUMNS = {"layer": P(None, "model"), "bias": P("model"), "head": P("model")}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh, the specs of the parameters that are cut, and the axis of ZeRO-1's moments."""
+
+    axes: dict[str, int]
+    specs: dict[str, P] = field(default_factory=dict)
+    zero1: str | tuple[str, ...] | None = None
+
+    @property
+    def mesh(self) -> Mesh:
+        types = (AxisType.Auto,) * len(self.axes)
+        return jax.make_mesh(tuple(self.axes.values()), tuple(self.axes), axis_types=types)
+
+    def params(self) -> dict[str, NamedSharding]:
+        return {name: NamedSharding(self.mesh, self.specs.get(name, P())) for name in SHAPES}
+
+    def state(self, tx: optax.GradientTransformation) -> Any:
+        structs = {
+            name: jax.ShapeDtypeStruct(SHAPES[name], jnp.float32, sharding=sharding)
+            for name, sharding in self.params().items()
+        }
+        if self.zero1:
+            return zero1_shardings(tx, structs, self.mesh, self.zero1)
+        return optax.tree_utils.tree_map_params(
+            tx,
+            lambda _, sharding: sharding,
+            jax.eval_shape(tx.init, structs),
+            self.params(),
+            transform_non_params=lambda _: NamedSharding(self.mesh, P()),
+        )
+
+    def batch(self) -> NamedSharding:
+        return NamedSharding(self.mesh, P("data" if "data" in self.axes else None))
+
+
+LAYOUTS = {
+    "data-parallel": Layout({"data": 8}),
+    "fsdp": Layout({"data": 8}, {name: P("data") for name in ("layer", "bias", "head")}),
+    "tensor-parallel": Layout({"model": 8}, COLUMNS),
+    "2-d": Layout(
+        {"data": 4, "model": 2},
+        {"layer": P("data", "model"), "bias": P("model"), "head": P(("model", "data"))},
+    ),
+    "2-d, the axes swapped": Layout(
+        {"data": 4, "model": 2}, {"layer": P("model", "data"), "head": P("data", "model")}
+    ),
+    "zero-1": Layout({"data": 8}, zero1="data"),
+    "zero-1 over tensor-parallel": Layout({"data": 4, "model": 2}, COLUMNS, zero1="data"),
+    "zero-1 over two axes": Layout({"data": 4, "model": 2}, zero1=("data", "model")),
+}
+
+
+def stock_apply(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    def apply(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return apply
+
+
+# eps is large, so that the rounding of a gradient near zero does not become a step of lr.
+OURS, STOCK = nadam(1e-2, eps=1e-3), optax.nadam(1e-2, eps=1e-3)
+OPTIMIZERS = {
+    "apply": (OURS, OURS.apply),
+    "update": (OURS, stock_apply(OURS)),
+    "stock": (STOCK, stock_apply(STOCK)),
+}
+
+
+def arrays(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def batch(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(32, 48)).astype(np.float32)
+
+
+def loss_of(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    hidden = jax.nn.silu(x @ params["layer"] + params["bias"])
+    logits = params["scale"] * (hidden @ params["head"] + params["head_bias"])
+    odd = x[:, :7] @ params["odd"]
+    return jnp.mean(logits**2) + jnp.mean(odd**2) + jnp.sum(params["empty"])
+
+
+def training_step(apply: Callable[..., Any]) -> Callable[..., Any]:
+    def step(params: Any, state: Any, x: jax.Array) -> tuple[Any, Any, jax.Array]:
+        loss, grads = jax.value_and_grad(loss_of)(params, x)
+        params, state = apply(grads, state, params)
+        return params, state, loss
+
+    return step
+
+
+class Compiled:
+    """A step on a layout's mesh, with arguments for it."""
+
+    def __init__(self, layout: Layout, optimizer: str, *, with_loss: bool) -> None:
+        tx, apply = OPTIMIZERS[optimizer]
+        self.shardings = layout.params(), layout.state(tx)
+        self.params = jax.device_put(arrays(0), self.shardings[0])
+        self.state = jax.jit(tx.init, out_shardings=self.shardings[1])(self.params)
+        if with_loss:
+            step, self.last = training_step(apply), jax.device_put(batch(0), layout.batch())
+        else:
+            step = lambda params, state, grads: apply(grads, state, params)  # noqa: E731
+            self.last = jax.device_put(arrays(1), self.shardings[0])
+        wanted = (*self.shardings, None) if with_loss else self.shardings
+        jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=wanted)
+        self.run = jitted.lower(self.params, self.state, self.last).compile()
+        self.text = self.run.as_text()
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return LAYOUTS[request.param]
+
+
+def gathered(layout: Layout) -> list[int]:
+    """The bytes on a device of each of the parameters that are less cut than their moments."""
+    moments, params = layout.state(OURS).mu, layout.params()
+    return [
+        4 * math.prod(params[name].shard_shape(shape))
+        for name, shape in SHAPES.items()
+        if moments[name].shard_shape(shape) != params[name].shard_shape(shape)
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["apply", "update"])
+class TestOptimizerAlone:
+    """The gradients are given, in the layout of the parameters."""
+
+    def test_only_zero1_communicates_and_gathers_each_parameter_once(
+        self, layout: Layout, optimizer: str
+    ) -> None:
+        compiled = Compiled(layout, optimizer, with_loss=False)
+        found = hlo.collectives(compiled.text)
+        if layout.zero1:
+            number, size = found.pop("all-gather")
+            assert size == sum(gathered(layout))
+            assert number <= len(gathered(layout)), "XLA may join some"
+        assert not found
+        assert compiled.text.count('custom_call_target="nadam_xla_update_v1"') == 1
+
+    def test_nothing_is_copied_and_all_is_in_place(self, layout: Layout, optimizer: str) -> None:
+        compiled = Compiled(layout, optimizer, with_loss=False)
+        stock = Compiled(layout, "stock", with_loss=False)
+        assert hlo.copied_bytes(compiled.text) == 0
+        results = len(jax.tree.leaves((compiled.params, compiled.state)))
+        assert hlo.aliased_results(compiled.text) == set(range(results))
+        assert hlo.aliased_results(stock.text) == set(range(results))
+
+    def test_each_device_computes_the_bits_of_one_device(
+        self, layout: Layout, optimizer: str
+    ) -> None:
+        compiled = Compiled(layout, optimizer, with_loss=False)
+        tx, apply = OPTIMIZERS[optimizer]
+        params = {name: jnp.array(x) for name, x in arrays(0).items()}
+        expected = jax.jit(lambda p, s, g: apply(g, s, p))(params, tx.init(params), arrays(1))
+        results = compiled.run(compiled.params, compiled.state, compiled.last)
+        jax.tree.map(np.testing.assert_array_equal, results, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["apply", "update"])
+class TestTrainingStep:
+    def test_stock_communicates_and_copies_no_less(self, layout: Layout, optimizer: str) -> None:
+        ours = Compiled(layout, optimizer, with_loss=True).text
+        stock = Compiled(layout, "stock", with_loss=True).text
+        assert hlo.collectives(stock), "gradients or activations are reduced in every layout"
+        assert hlo.collectives(ours) == hlo.collectives(stock)
+        assert hlo.copied_bytes(ours) <= hlo.copied_bytes(stock)
+        assert hlo.aliased_results(ours) == hlo.aliased_results(stock)
+
+    def test_it_trains_as_on_one_device_and_keeps_the_layout(
+        self, layout: Layout, optimizer: str
+    ) -> None:
+        compiled = Compiled(layout, optimizer, with_loss=True)
+        tx, apply = OPTIMIZERS[optimizer]
+        params = {name: jnp.array(x) for name, x in arrays(0).items()}
+        state, one_device = tx.init(params), jax.jit(training_step(apply))
+        cut_params, cut_state = compiled.params, compiled.state
+        for seed in range(10):
+            x = jax.device_put(batch(seed), layout.batch())
+            cut_params, cut_state, cut_loss = compiled.run(cut_params, cut_state, x)
+            params, state, loss = one_device(params, state, batch(seed))
+            np.testing.assert_allclose(cut_loss, loss, rtol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            (cut_params, cut_state),
+            (params, state),
+        )
+        for result, sharding in zip(
+            jax.tree.leaves((cut_params, cut_state)),
+            jax.tree.leaves(compiled.shardings),
+            strict=True,
+        ):
+            assert result.sharding.is_equivalent_to(sharding, result.ndim)
