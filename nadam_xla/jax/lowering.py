@@ -82,32 +82,6 @@ def _check_ffi_version() -> None:
         )
 
 
-_lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
-
-
-def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
-    """The primitive as users bind it: one call, or one on each device of a mesh."""
-    platforms = ctx.platforms or ctx.module_context.platforms
-    has_kernel = [platform in PLATFORMS_WITH_KERNEL for platform in platforms]
-    partitioned = is_partitioned(ctx.module_context.axis_context)
-    if not all(has_kernel):
-        rule = _by_platform if any(has_kernel) and not partitioned else reference
-        lower = mlir.lower_fun(rule, multiple_results=True)
-        return lower(ctx, *operands, returns_change=returns_change)
-    aliased = tuple(
-        operand
-        for operand in _aliases(len(operands), returns_change)
-        if not _belongs_to_caller(operands[operand])
-    )
-    if not partitioned:
-        return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
-    if not _can_partition_call(ctx):
-        return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
-    _cut_gradients_like_moments(ctx, operands)
-    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
-    return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
-
-
 def _by_platform(*operands: jax.Array, returns_change: bool) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
     aliases = _aliases(len(operands), returns_change)
@@ -121,6 +95,33 @@ def _by_platform(*operands: jax.Array, returns_change: bool) -> Any:
         default=partial(reference, returns_change=returns_change),
         **dict.fromkeys(PLATFORMS_WITH_KERNEL, call),
     )
+
+
+_lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
+_lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
+
+
+def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
+    """The primitive as users bind it: one call, or one on each device of a mesh."""
+    platforms = ctx.platforms or ctx.module_context.platforms
+    has_kernel = [platform in PLATFORMS_WITH_KERNEL for platform in platforms]
+    partitioned = is_partitioned(ctx.module_context.axis_context)
+    if not all(has_kernel):
+        choose = any(has_kernel) and not partitioned
+        lower = _lower_to_choice if choose else _lower_to_stablehlo
+        return lower(ctx, *operands, returns_change=returns_change)
+    aliased = tuple(
+        operand
+        for operand in _aliases(len(operands), returns_change)
+        if not _belongs_to_caller(operands[operand])
+    )
+    if not partitioned:
+        return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
+    if not _can_partition_call(ctx):
+        return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
+    _cut_gradients_like_moments(ctx, operands)
+    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
+    return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
 
 
 def _lower_in_place(
@@ -163,7 +164,7 @@ def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> None:
             mlir.ir.Operation.create(
                 "sdy.sharding_group",
                 operands=[value],
-                attributes={"group_id": mlir.i64_attr(group)},
+                attributes={"group_id": mlir.i64_attr(group)},  # type: ignore[no-untyped-call]
             )
 
 
@@ -185,8 +186,8 @@ def _belongs_to_caller(value: Any) -> bool:
 
     XLA would have to copy it before it could be overwritten; without the alias the kernel reads the
     one and writes the other, which is a pass less. Donation shows as an attribute that JAX gives to
-    the program's arguments; where it cannot be seen, as inside a loop, a nested function
-    or ``shard_map``, the alias stands, and XLA decides.
+    the program's arguments; where it cannot be seen, as inside a loop, a nested function or
+    ``shard_map``, the alias stands, and XLA decides.
     """
     if not isinstance(value, mlir.ir.BlockArgument):
         return False

@@ -17,7 +17,9 @@ from jax.interpreters import ad, batching, mlir
 from nadam_xla.calls import calls
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_floating
+from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at
+from nadam_xla.jax.specs import spec
 
 SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
 
@@ -53,8 +55,13 @@ def sum_squares(tree: PyTree) -> PyTree:
 
 
 def bind(*leaves: jax.Array, batched: bool) -> jax.Array:
-    """The primitive, applied."""
-    (sums,) = sum_squares_p.bind(*leaves, batched=batched)  # type: ignore[no-untyped-call]
+    """The primitive, applied.
+
+    Inside ``shard_map`` the sums are of the leaves' shards, and vary over the mesh axes over which
+    any of them does.
+    """
+    alike = vary_alike(leaves, leaves[0])
+    (sums,) = sum_squares_p.bind(*alike, batched=batched)  # type: ignore[no-untyped-call]
     return sums  # type: ignore[no-any-return]
 
 
@@ -67,7 +74,8 @@ def _reference(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
 
 @sum_squares_p.def_impl  # type: ignore[untyped-decorator]
 def _run_eagerly(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
-    return [_compiled(batched)(*leaves)]
+    with jax.disable_jit(False):  # the only way to run it
+        return [_compiled(batched)(*leaves)]
 
 
 @cache
@@ -78,7 +86,8 @@ def _compiled(batched: bool) -> Callable[..., jax.Array]:
 @sum_squares_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(*leaves: Any, batched: bool) -> list[Any]:
     shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
-    return [jax.core.ShapedArray(shape, leaves[0].dtype)]
+    whole = leaves[0].sharding.update(spec=spec(*(None for _ in shape)))
+    return [leaves[0].update(shape=shape, sharding=whole, weak_type=False)]
 
 
 def _batch(

@@ -139,7 +139,7 @@ def test_a_population_with_states_of_its_own_trains_in_place() -> None:
 
     text = text_of(step, params, state, grads, rates, donate=(0, 1))
     assert copies_of_arrays(text) == 0
-    assert aliased_results(text) == len(jax.tree.leaves((params, state)))
+    assert len(aliased_results(text)) == len(jax.tree.leaves((params, state)))
     new, _ = step(params, state, grads, rates)
     for i, rate in enumerate(rates):
         member, g = (jax.tree.map(lambda x: x[i], tree) for tree in (params, grads))  # noqa: B023
