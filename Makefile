@@ -21,9 +21,10 @@ demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
 # A process has one Keras backend, so Keras's tests run once for each; and one number of devices, so
-# the snippets of docs/ run by themselves.
+# the tests of sharding and the snippets of docs/ run by themselves.
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
+	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest docs
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
@@ -35,6 +36,7 @@ test-all: test-lowest-jax test-newest-jax
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
+	$(<D)/bin/pytest tests/sharding
 	$(<D)/bin/pytest docs
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
@@ -43,6 +45,7 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 ifneq ($(PYTHON312),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
+	$(<D)/bin/pytest tests/sharding
 	$(<D)/bin/pytest docs
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +25,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import tensorflow as tf
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 import nadam_xla.jax
 import nadam_xla.keras
-from benchmarks.interleave import Timings, interleave
+from benchmarks.interleave import Turns, interleave
+from examples.digits_network import (
+    BATCH,
+    WIDTHS,
+    Digits,
+    initial_params,
+    load,
+    logits,
+    mean_loss,
+)
 
-SEED = 0
-WIDTHS = (64, 2048, 2048, 10)
-BATCH = 64
-EPOCHS = 5
 LEARNING_RATE = 2e-4
 EPSILON = 1e-7
 TIMED_STEPS = 40
 LARGEST_LOSS_DIFFERENCE = 1e-4  # relative
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Images, flattened and scaled to [0, 1], and labels; and the order in which batches come."""
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-
-    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The batches of all epochs, the same for every run."""
-        rng = np.random.default_rng(SEED)
-        steps = len(self.train_x) // BATCH
-        orders = [rng.permutation(len(self.train_x))[: steps * BATCH] for _ in range(EPOCHS)]
-        picks = np.concatenate(orders).reshape(-1, BATCH)
-        return [(self.train_x[pick], self.train_y[pick]) for pick in picks]
 
 
 @dataclass(frozen=True)
@@ -97,36 +81,7 @@ def main() -> int:
     return 0
 
 
-def load() -> Digits:
-    x, y = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(
-        (x / 16).astype(np.float32), y.astype(np.int32), test_size=0.2, random_state=SEED
-    )
-    return Digits(train_x, train_y, test_x, test_y)
-
-
-def initial_params() -> list[np.ndarray]:
-    """Kernel and bias of each layer, in turn: He-normal and zeros."""
-    rng = np.random.default_rng(SEED)
-    params = []
-    for fan_in, fan_out in pairwise(WIDTHS):
-        kernel = rng.normal(scale=np.sqrt(2 / fan_in), size=(fan_in, fan_out))
-        params += [kernel.astype(np.float32), np.zeros(fan_out, np.float32)]
-    return params
-
-
 # ---- JAX -----------------------------------------------------------------------------------------
-
-
-def logits(params: list[jax.Array], x: jax.Array) -> jax.Array:
-    *hidden, last = zip(params[::2], params[1::2], strict=True)
-    for kernel, bias in hidden:
-        x = jax.nn.silu(x @ kernel + bias)
-    return x @ last[0] + last[1]
-
-
-def mean_loss(params: list[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
 
 
 def jax_optimizer(name: str) -> tuple[Any, Callable[..., tuple[Any, Any]]]:
@@ -165,7 +120,7 @@ def train_jax(digits: Digits, initial: list[np.ndarray], name: str) -> Run:
     return Run(np.array(losses), accuracy, [np.asarray(p) for p in params])
 
 
-def time_jax(digits: Digits, initial: list[np.ndarray]) -> Timings:
+def time_jax(digits: Digits, initial: list[np.ndarray]) -> Turns:
     """The optimizer alone: one donated call a step, on this network's gradients."""
     x, y = digits.batches()[0]
     grads = jax.jit(jax.grad(mean_loss))([jnp.array(p) for p in initial], x, y)
@@ -239,7 +194,7 @@ def train_keras(digits: Digits, initial: list[np.ndarray], name: str) -> Run:
     return Run(losses, float((predicted == digits.test_y).mean()), model.get_weights())
 
 
-def time_keras(digits: Digits, initial: list[np.ndarray]) -> Timings:
+def time_keras(digits: Digits, initial: list[np.ndarray]) -> Turns:
     """The optimizer alone, compiled as model.fit compiles it, on this network's gradients."""
     x, y = digits.batches()[0]
 
@@ -264,7 +219,7 @@ def time_keras(digits: Digits, initial: list[np.ndarray]) -> Timings:
 # ---- report --------------------------------------------------------------------------------------
 
 
-def report(runs: dict[str, Run], stock_and_ours: list[tuple[str, str, Timings]]) -> float:
+def report(runs: dict[str, Run], stock_and_ours: list[tuple[str, str, Turns]]) -> float:
     """Prints the table; returns the largest relative loss difference within a pair."""
     print(
         "\n| run | final loss | test accuracy | optimizer, ms a step | speed-up (quartiles)"
