@@ -35,10 +35,9 @@ def chosen_leaves(mask: Mask, params: PyTree) -> list[jax.Array]:
     return [jnp.asarray(leaf) for leaf in jax.tree.leaves(jax.tree.broadcast(tree, params))]
 
 
-def masked_rows(row: Coefficients, chosen: list[jax.Array]) -> Coefficients | jax.Array:
-    """A row for each leaf, ``[n, K]``: the decay stands in those that the mask chose."""
+def masked(row: Coefficients, chosen: list[jax.Array]) -> Coefficients:
+    """The row with a decay for each leaf: none for those that the mask did not choose."""
     if not chosen:
         return row
-    rows = jnp.stack([jnp.asarray(c) for c in row])
-    is_decay = jnp.asarray([name in ("decay", "l2") for name in row._fields])
-    return jnp.where(is_decay & ~jnp.stack(chosen)[:, None], 0.0, rows)
+    decays = jnp.stack(chosen)
+    return row._replace(decay=jnp.where(decays, row.decay, 0.0), l2=jnp.where(decays, row.l2, 0.0))

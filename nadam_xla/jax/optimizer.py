@@ -9,7 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from nadam_xla.coefficients import check_not_negative
 from nadam_xla.jax.checks import PyTree, check_alike
-from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked_rows
+from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.state import NadamState, check_state, initial_state
 from nadam_xla.jax.update import update_trees
@@ -221,8 +221,9 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         # Without parameters nothing decays, and the rule reads them for that alone.
         params = given.get("params", grads)
         row, product = hyperparameters.row(state.count, state.momentum_product)
-        rows = row if mask is None else masked_rows(row, chosen_leaves(mask, params))
-        first, mu, nu = update_trees(rows, params, grads, state.mu, state.nu, returns=returns)
+        if mask is not None:
+            row = masked(row, chosen_leaves(mask, params))
+        first, mu, nu = update_trees(row, params, grads, state.mu, state.nu, returns=returns)
         return first, NadamState(optax.safe_increment(state.count), mu, nu, product)
 
     def update(
