@@ -195,7 +195,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         averages = self._model_variables_moving_average
         for variable, average in zip(self._trainable_variables, averages, strict=True):
             if average is not None:
-                variable.assign(ops.where(overwrites, average.value, variable.value))
+                values = ops.convert_to_tensor(average), ops.convert_to_tensor(variable)
+                variable.assign(ops.where(overwrites, *values))
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any

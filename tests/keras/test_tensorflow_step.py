@@ -30,9 +30,20 @@ def apply_once(optimizer: Any, caller: Any = lambda f: f) -> np.ndarray:
     [lambda f: f, tf.function, lambda f: tf.function(f, jit_compile=True)],
     ids=["eager", "function", "compiled"],
 )
-def test_plain_tf_variables(caller: Any) -> None:
-    ours = apply_once(Nadam(0.1), caller)
-    np.testing.assert_allclose(ours, apply_once(keras.optimizers.Nadam(0.1), caller), rtol=1e-6)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"weight_decay": 0.1, "global_clipnorm": 0.5, "loss_scale_factor": 3.0},
+        {"use_ema": True, "ema_overwrite_frequency": 2},
+        {"gradient_accumulation_steps": 2},
+    ],
+    ids=["defaults", "all in the row", "average", "accumulation"],
+)
+def test_plain_tf_variables(caller: Any, arguments: dict[str, Any]) -> None:
+    ours = apply_once(Nadam(0.1, **arguments), caller)
+    stock = apply_once(keras.optimizers.Nadam(0.1, **arguments), caller)
+    np.testing.assert_allclose(ours, stock, rtol=1e-6)
 
 
 def test_repeated_rows_of_a_sparse_gradient_are_summed() -> None:
