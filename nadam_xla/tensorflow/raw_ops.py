@@ -1,12 +1,13 @@
-"""Nadam on resource variables, in the manner of ``tf.raw_ops.ResourceApplyAdam``."""
+"""Nadam as raw ops, in the manner of ``tf.raw_ops.ResourceApplyAdam``."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from nadam_xla import coefficients as conventions
-from nadam_xla.calls import compute_dtype
-from nadam_xla.coefficients import Momentum
+from nadam_xla.calls import by_compute_dtype, compute_dtype
+from nadam_xla.coefficients import Coefficients, Momentum
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.update import nadam_update, scalar
 
@@ -68,36 +69,201 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     runtime.check_available()
     with tf.name_scope(name or "ResourceApplyNadam"):
         grad = tf.convert_to_tensor(grad)
-        if not grad.dtype.is_floating:
-            raise TypeError(f"grad has the dtype {grad.dtype.name}; it must be floating")
-        variables = {"var": var, "m": m, "v": v}
-        dtypes = [_checked_dtype(name, variable, grad) for name, variable in variables.items()]
-        dtype = compute_dtype(dtypes[0].name)
-        row = conventions.nadam(
-            learning_rate=scalar(lr, dtype),
-            momentum=Momentum(
-                scalar(momentum, dtype),
-                scalar(next_momentum, dtype),
-                scalar(momentum_product, dtype),
-            ),
-            b1=scalar(beta1, dtype),
-            b2=scalar(beta2, dtype),
-            b2_power=scalar(beta2_power, dtype),
-            eps=scalar(epsilon, dtype),
+        dtypes = _checked_dtypes({"var": var, "m": m, "v": v}, grad)
+        row = _row(
+            compute_dtype(dtypes[0].name),
+            momentum=momentum,
+            next_momentum=next_momentum,
+            momentum_product=momentum_product,
+            beta2_power=beta2_power,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
         )
-        _apply([_handle(variable) for variable in variables.values()], dtypes, row, grad)
+        _assign(row, [[_handle(var), _handle(m), _handle(v)]], [dtypes], [grad])
+
+
+def ResourceMultiApplyNadam(  # noqa: N802
+    *,
+    var: Sequence[Any],
+    m: Sequence[Any],
+    v: Sequence[Any],
+    momentum: Any,
+    next_momentum: Any,
+    momentum_product: Any,
+    beta2_power: Any,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
+    grad: Sequence[Any],
+    name: str | None = None,
+) -> None:
+    """:func:`ResourceApplyNadam` for many variables at once, some tens of them in a call.
+
+    Args:
+        var: the parameters, each as there; their dtypes may differ.
+        m: the first moments, one for each.
+        v: the second moments, likewise.
+        momentum: as there.
+        next_momentum: as there.
+        momentum_product: as there.
+        beta2_power: as there.
+        lr: as there.
+        beta1: as there.
+        beta2: as there.
+        epsilon: as there.
+        grad: the gradients, one for each.
+        name: a name for the op.
+
+    Raises:
+        NotImplementedError: this TensorFlow's XLA cannot be reached.
+        TypeError: as there; the message has the number of the variable.
+        ValueError: as there; or the lists differ in length.
+    """
+    runtime.check_available()
+    lists = {"var": var, "m": m, "v": v, "grad": grad}
+    for argument, values in lists.items():
+        if len(values) != len(var):
+            raise ValueError(
+                f"{argument} has {len(values)} entries; it must have {len(var)}, like var"
+            )
+    if not var:
+        return
+    with tf.name_scope(name or "ResourceMultiApplyNadam"):
+        grads = [tf.convert_to_tensor(g) for g in grad]
+        dtypes = [
+            _checked_dtypes({f"var[{i}]": x, f"m[{i}]": y, f"v[{i}]": z}, g, f"grad[{i}]")
+            for i, (x, y, z, g) in enumerate(zip(var, m, v, grads, strict=True))
+        ]
+        handles = [[_handle(x) for x in leaf] for leaf in zip(var, m, v, strict=True)]
+        for dtype, indices in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
+            row = _row(
+                dtype,
+                momentum=momentum,
+                next_momentum=next_momentum,
+                momentum_product=momentum_product,
+                beta2_power=beta2_power,
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=epsilon,
+            )
+            chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
+            _assign(row, *chosen)
+
+
+class ApplyNadamOutput(NamedTuple):
+    """What :func:`ApplyNadam` returns: three tensors."""
+
+    var: Any
+    m: Any
+    v: Any
+
+
+def ApplyNadam(  # noqa: N802
+    *,
+    var: Any,
+    m: Any,
+    v: Any,
+    momentum: Any,
+    next_momentum: Any,
+    momentum_product: Any,
+    beta2_power: Any,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
+    grad: Any,
+    name: str | None = None,
+) -> ApplyNadamOutput:
+    """The new values that :func:`ResourceApplyNadam` would assign; nothing is written.
+
+    Args:
+        var: the parameters, a tensor of static shape and a floating dtype.
+        m: the first moment, of the same shape.
+        v: the second moment, of the same shape.
+        momentum: as in :func:`ResourceApplyNadam`.
+        next_momentum: as there.
+        momentum_product: as there.
+        beta2_power: as there.
+        lr: as there.
+        beta1: as there.
+        beta2: as there.
+        epsilon: as there.
+        grad: the gradient, of the same shape.
+        name: a name for the op.
+
+    Returns:
+        ``(var, m, v)``, each of the dtype that was given.
+
+    Raises:
+        NotImplementedError: this TensorFlow's XLA cannot be reached.
+        TypeError: a tensor is not of a floating dtype.
+        ValueError: a shape is not static, or not that of ``var``.
+    """
+    runtime.check_available()
+    with tf.name_scope(name or "ApplyNadam"):
+        var, m, v, grad = (tf.convert_to_tensor(x) for x in (var, m, v, grad))
+        row = _row(
+            compute_dtype(var.dtype.name),
+            momentum=momentum,
+            next_momentum=next_momentum,
+            momentum_product=momentum_product,
+            beta2_power=beta2_power,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+        )
+        updated = nadam_update(row, [var], [grad], [m], [v])
+        return ApplyNadamOutput(*(new for (new,) in updated))
+
+
+def _row(
+    dtype: str,
+    *,
+    momentum: Any,
+    next_momentum: Any,
+    momentum_product: Any,
+    beta2_power: Any,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
+) -> Coefficients:
+    return conventions.nadam(
+        learning_rate=scalar(lr, dtype),
+        momentum=Momentum(
+            scalar(momentum, dtype),
+            scalar(next_momentum, dtype),
+            scalar(momentum_product, dtype),
+        ),
+        b1=scalar(beta1, dtype),
+        b2=scalar(beta2, dtype),
+        b2_power=scalar(beta2_power, dtype),
+        eps=scalar(epsilon, dtype),
+    )
 
 
 def _handle(variable: Any) -> Any:
     return variable.handle if isinstance(variable, tf.Variable) else variable
 
 
-def _checked_dtype(name: str, variable: Any, grad: Any) -> Any:
+def _checked_dtypes(variables: dict[str, Any], grad: Any, grad_name: str = "grad") -> list[Any]:
+    """The dtypes of a leaf's variables, by the names that an error would have to say."""
+    if not grad.dtype.is_floating:
+        raise TypeError(f"{grad_name} has the dtype {grad.dtype.name}; it must be floating")
+    return [_checked_dtype(name, x, grad, grad_name) for name, x in variables.items()]
+
+
+def _checked_dtype(name: str, variable: Any, grad: Any, grad_name: str) -> Any:
     """The variable's dtype; a bare handle does not tell it, and is taken to have the gradient's."""
     if isinstance(variable, tf.Variable):
         if variable.shape != grad.shape:
             raise ValueError(
-                f"grad has the shape {grad.shape}; it must be static and that of {name},"
+                f"{grad_name} has the shape {grad.shape}; it must be static and that of {name},"
                 f" {variable.shape}"
             )
         return variable.dtype
@@ -108,11 +274,19 @@ def _checked_dtype(name: str, variable: Any, grad: Any) -> Any:
 
 # Compiled even where the caller is not, for only then it is in place.
 @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-def _apply(handles: list[Any], dtypes: list[Any], row: Any, grad: Any) -> None:
-    var, m, v = (
-        tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), grad.shape)
-        for handle, dtype in zip(handles, dtypes, strict=True)
-    )
-    updated = nadam_update(row, [var], [grad], [m], [v])
-    for handle, (new,) in zip(handles, updated, strict=True):
-        tf.raw_ops.AssignVariableOp(resource=handle, value=new)
+def _assign(
+    row: Coefficients, handles: list[list[Any]], dtypes: list[list[Any]], grads: list[Any]
+) -> None:
+    """Updates the variables behind the handles, three for each gradient."""
+    values = [
+        [
+            tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), grad.shape)
+            for handle, dtype in zip(*leaf, strict=True)
+        ]
+        for *leaf, grad in zip(handles, dtypes, grads, strict=True)
+    ]
+    params, mu, nu = (list(group) for group in zip(*values, strict=True))
+    updated = zip(*nadam_update(row, params, grads, mu, nu), strict=True)
+    for leaf_handles, new_values in zip(handles, updated, strict=True):
+        for handle, new in zip(leaf_handles, new_values, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=new)

@@ -67,6 +67,68 @@ def test_it_equals_the_oracle(caller: str, dtype: str, shape: tuple[int, ...]) -
     np.testing.assert_allclose(var.numpy(), expected, rtol=tolerance, atol=tolerance / 10)
 
 
+MANY_SHAPES = [(7,), (), (3, 0), (33, 17), (64,)] * 10
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_many_variables_at_once_are_updated_as_one_by_one(jit_compile: bool | None) -> None:
+    rng = np.random.default_rng(0)
+    dtypes = ["float32", "float32", "float64"] * 17
+    leaves = [variables(s, d) for s, d in zip(MANY_SHAPES, dtypes, strict=False)]
+    single = [tuple(tf.Variable(x) for x in leaf) for leaf in leaves]
+    step = raw_ops.ResourceMultiApplyNadam
+    if jit_compile is not None:
+        step = tf.function(step, jit_compile=jit_compile)
+    for t in range(1, 4):
+        grads = [tf.constant(rng.normal(size=leaf[0].shape), leaf[0].dtype) for leaf in leaves]
+        var, m, v = (list(group) for group in zip(*leaves, strict=True))
+        step(var=var, m=m, v=v, grad=grads, **scalars(t))
+        for leaf, grad in zip(single, grads, strict=True):
+            eager(*leaf, t, grad)
+    for together, alone in zip(leaves, single, strict=True):
+        for x, y in zip(together, alone, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+def test_many_variables_are_some_tens_a_call() -> None:
+    leaves = [variables((8, i + 1), "float32") for i in range(70)]
+    var, m, v = (list(group) for group in zip(*leaves, strict=True))
+    step = tf.function(
+        lambda grads: raw_ops.ResourceMultiApplyNadam(var=var, m=m, v=v, grad=grads, **scalars(1)),
+        jit_compile=True,
+    )
+    text = step.experimental_get_compiler_ir([tf.ones_like(x) for x in var])(stage="optimized_hlo")
+    assert text.count('custom_call_target="nadam_xla_update_v1"') == 3
+    assert " copy(" not in text
+
+
+def test_lists_that_do_not_fit_are_named() -> None:
+    var, m, v = variables((4,), "float32")
+    good = {"var": [var, var], "m": [m, m], "v": [v, v], "grad": [tf.ones(4), tf.ones(4)]}
+    with pytest.raises(ValueError, match="m has 1 entries; it must have 2, like var"):
+        raw_ops.ResourceMultiApplyNadam(**good | {"m": [m]}, **scalars(1))
+    bad_grads = [tf.ones(4), tf.ones(5)]
+    with pytest.raises(ValueError, match=r"grad\[1\] has the shape \(5,\); .* that of var\[1\]"):
+        raw_ops.ResourceMultiApplyNadam(**good | {"grad": bad_grads}, **scalars(1))
+    raw_ops.ResourceMultiApplyNadam(var=[], m=[], v=[], grad=[], **scalars(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_functional_op_returns_what_the_other_assigns(dtype: str) -> None:
+    leaf = variables((5, 3), dtype)
+    before = [x.numpy() for x in leaf]
+    grad = tf.cast(tf.ones((5, 3)), dtype)
+    out = raw_ops.ApplyNadam(
+        **dict(zip(("var", "m", "v"), leaf, strict=True)), grad=grad, **scalars(1)
+    )
+    for x, kept in zip(leaf, before, strict=True):
+        np.testing.assert_array_equal(x.numpy(), kept)
+    eager(*leaf, 1, grad)
+    for x, new in zip(leaf, (out.var, out.m, out.v), strict=True):
+        assert new.dtype == dtype
+        np.testing.assert_array_equal(x.numpy(), new.numpy())
+
+
 def test_the_functional_update_has_the_bits_of_the_rule() -> None:
     rng = np.random.default_rng(0)
     shapes = [(5, 3), (), (0, 2), (1000,)] * 20
