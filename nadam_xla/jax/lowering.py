@@ -119,9 +119,9 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
     if not _can_partition_call(ctx):
         return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
-    _cut_gradients_like_moments(ctx, operands)
+    cut = _cut_gradients_like_moments(ctx, operands)
     update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
-    return mlir.lower_fun(update, multiple_results=True)(ctx, *operands)
+    return mlir.lower_fun(update, multiple_results=True)(ctx, *cut)
 
 
 def _lower_in_place(
@@ -151,34 +151,46 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
-def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> None:
+def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> list[Any]:
     """Lets the layout of the moments reach the operations from which the gradients come.
 
     Through stock's arithmetic, operation by operation, the partitioner carries it there before it
-    looks at matrix products; a custom call comes after them, too late to spare collectives.
+    looks at matrix products; a custom call comes after them, too late to spare collectives. The
+    barrier keeps it one-way: gradients that are held whole must not make the moments so.
     """
     n = (len(operands) - 1) // OPERANDS_OF_LEAF
-    for gradient, mu in zip(operands[1 + n : 1 + 2 * n], operands[1 + 2 * n :], strict=False):
-        group = _FIRST_SHARDING_GROUP + ctx.module_context.new_channel()
-        for value in (gradient, mu):
+    cut = list(operands)
+    for i in range(1 + n, 1 + 2 * n):
+        barrier = mlir.ir.Operation.create(
+            "stablehlo.optimization_barrier", results=[cut[i].type], operands=[cut[i]]
+        )
+        cut[i] = barrier.results[0]
+        group = mlir.i64_attr(  # type: ignore[no-untyped-call]
+            _FIRST_SHARDING_GROUP + ctx.module_context.new_channel()
+        )
+        for value in (cut[i], cut[i + n]):
             mlir.ir.Operation.create(
-                "sdy.sharding_group",
-                operands=[value],
-                attributes={"group_id": mlir.i64_attr(group)},  # type: ignore[no-untyped-call]
+                "sdy.sharding_group", operands=[value], attributes={"group_id": group}
             )
+    return cut
 
 
 def _can_partition_call(ctx: Any) -> bool:
     """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
 
-    The partitioner asks Python functions of this process, which an exported program leaves behind.
-    And a batch of rows is matched to the leaves by the names of mesh axes, which the partitioner
-    has lost where ``shard_map`` is manual over some axes only, and where there is no mesh.
+    It speaks to Shardy alone, not to the partitioner that JAX had before 0.7. Shardy asks Python
+    functions of this process, which an exported program leaves behind. And a batch of rows is
+    matched to the leaves by the names of mesh axes, which are lost where ``shard_map`` is manual
+    over some axes only, and where there is no mesh.
     """
     module = ctx.module_context
     has_mesh = getattr(module.axis_context, "abstract_mesh", None) is not None
     has_batch = ctx.avals_in[0].shape[0] != 1
-    return not module.lowering_parameters.for_export and (has_mesh or not has_batch)
+    return (
+        jax.config.jax_use_shardy_partitioner  # type: ignore[attr-defined]
+        and not module.lowering_parameters.for_export
+        and (has_mesh or not has_batch)
+    )
 
 
 def _belongs_to_caller(value: Any) -> bool:

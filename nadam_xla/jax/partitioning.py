@@ -49,9 +49,10 @@ def _partition(
     n = len(leaves) // OPERANDS_OF_LEAF
     params, _, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
     layouts = [_layout(*leaf) for leaf in zip(mu, nu, params, strict=True)]
-    table_layout = table.sharding
     if table.shape[0] != 1:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
+    else:
+        table_layout = table.sharding if mesh.empty else NamedSharding(mesh, spec())
     return (
         mesh,
         update_shard,
