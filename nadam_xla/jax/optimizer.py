@@ -18,28 +18,22 @@ from nadam_xla.jax.update import update_trees
 class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
     """An optax gradient transformation that can also take the whole step in one pass."""
 
-    apply: Callable[..., tuple[PyTree, NadamState]]
-    """``apply(grads, state, params) -> (params, state)``: the new parameters themselves.
+    @property
+    def apply(self) -> Callable[..., tuple[PyTree, NadamState]]:
+        """``apply(grads, state, params) -> (params, state)``: the new parameters themselves.
 
-    It equals ``update`` followed by ``optax.apply_updates`` to rounding, and saves that pass. It is
-    in place where the ``jax.jit`` around it donates ``params`` and ``state``. Let that function
-    take them in the order in which it returns them: JAX pairs donated arguments with results of the
-    same shape one after the other, and where it pairs moments with parameters, XLA must copy.
+        It equals ``update`` followed by ``optax.apply_updates`` to rounding, and saves that pass.
+        It is in place where the ``jax.jit`` around it donates ``params`` and ``state``. Let that
+        function take them in the order in which it returns them: JAX pairs donated arguments with
+        results of the same shape one after the other, and where it pairs moments with parameters,
+        XLA must copy.
 
-    Optax's wrappers (``chain``, ``inject_hyperparams``, ...) know ``update`` alone: what they
-    return has no ``apply``. A learning rate that changes needs no wrapper: the optimizer may be
-    made of traced values inside the compiled step, as in ``nadam(learning_rate).apply(...)``.
-    """
-
-    def __new__(  # noqa: D102 - a named tuple's constructor
-        cls,
-        init: optax.TransformInitFn,
-        update: optax.TransformUpdateExtraArgsFn,
-        apply: Callable[..., tuple[PyTree, NadamState]],
-    ) -> "NadamTransformation":
-        self: NadamTransformation = super().__new__(cls, init, update)
-        self.apply = apply
-        return self
+        Optax's wrappers (``chain``, ``inject_hyperparams``, ...) know ``update`` alone: what they
+        return has no ``apply``. A learning rate that changes needs no wrapper: the optimizer may be
+        made of traced values inside the compiled step, as in ``nadam(learning_rate).apply(...)``.
+        """
+        # Not a field: JAX takes a named tuple for a pytree, and makes it again from its two fields.
+        return self.update.apply  # type: ignore[no-any-return]
 
 
 def nadam(
@@ -242,4 +236,5 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         del extra_args
         return step({"params": params, "grads": grads}, state, "params")
 
-    return NadamTransformation(init, update, apply)
+    update.apply = apply  # type: ignore[attr-defined]  # where NadamTransformation looks for it
+    return NadamTransformation(init, update)

@@ -182,3 +182,13 @@ def test_numbers_out_of_range_are_errors(arguments: dict[str, Any], message: str
 def test_integer_parameters_are_an_error_that_names_the_leaf() -> None:
     with pytest.raises(TypeError, match=r"params\['steps'\] has the dtype int32"):
         nadam(1e-3).init({"w": jnp.ones(3), "steps": jnp.zeros([], jnp.int32)})
+
+
+def test_it_is_a_pair_that_jax_can_take_apart_and_put_together() -> None:
+    """As flax.nnx does on the way into a jitted function."""
+    tx = nadam(1e-3)
+    made = jax.tree.map(lambda function: function, tx)
+    assert tuple(made) == tuple(tx)
+    params = jnp.ones(3)
+    new, _ = made.apply(params, made.init(params), params)
+    assert (new != params).all()

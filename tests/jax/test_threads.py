@@ -1,10 +1,9 @@
 """How many threads share the work must not show in the result."""
 
 import os
-import subprocess
-import sys
 
 import pytest
+from processes import output_of
 
 # What a step makes of one leaf of many chunks and of many small ones, as a digest of the bits.
 PROGRAM = """
@@ -29,9 +28,7 @@ print(digest.hexdigest())
 
 
 def digest(cores: list[int]) -> str:
-    command = [sys.executable, "-c", PROGRAM, ",".join(map(str, cores))]
-    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    return run.stdout.strip()
+    return output_of(PROGRAM, ",".join(map(str, cores))).strip()
 
 
 def test_one_core_and_all_cores_give_the_same_bits() -> None:

@@ -7,24 +7,36 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
 
+ROOT = Path(__file__).parents[2]
 STEPS = 20
 WATCHDOG_S = 240
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "examples.cluster", "--steps", str(STEPS), *map(str, arguments)]
+    # Safe path: the package is found where this process finds it, not in the current folder.
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "examples.cluster",
+        "--steps",
+        str(STEPS),
+        *map(str, arguments),
+    ]
 
 
 @contextmanager
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """The example in a process that is gone afterwards, whatever happens."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    folders = [*filter(None, sys.path), str(ROOT)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     process = subprocess.Popen(
         command(*arguments),
         env=environment,
