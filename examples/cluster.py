@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from examples.digits_network import Digits, initial_params, load, mean_loss
@@ -49,7 +49,7 @@ def main() -> None:
 
 def train(digits: Digits, steps: int, *, zero1: bool) -> list[float]:
     """The loss of each step; every process of the cluster calls this with the same arguments."""
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     whole = NamedSharding(mesh, PartitionSpec())
     tx = nadam(LEARNING_RATE)
     params = [spread(p, whole) for p in initial_params()]
