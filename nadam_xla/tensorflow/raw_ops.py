@@ -68,20 +68,10 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     """
     runtime.check_available()
     with tf.name_scope(name or "ResourceApplyNadam"):
-        grad = tf.convert_to_tensor(grad)
-        dtypes = _checked_dtypes({"var": var, "m": m, "v": v}, grad)
-        row = _row(
-            compute_dtype(dtypes[0].name),
-            momentum=momentum,
-            next_momentum=next_momentum,
-            momentum_product=momentum_product,
-            beta2_power=beta2_power,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
+        scalars = _Scalars(
+            momentum, next_momentum, momentum_product, beta2_power, lr, beta1, beta2, epsilon
         )
-        _assign(row, [[_handle(var), _handle(m), _handle(v)]], [dtypes], [grad])
+        _apply({"var": [var], "m": [m], "v": [v], "grad": [grad]}, scalars, "{argument}")
 
 
 def ResourceMultiApplyNadam(  # noqa: N802
@@ -132,26 +122,10 @@ def ResourceMultiApplyNadam(  # noqa: N802
     if not var:
         return
     with tf.name_scope(name or "ResourceMultiApplyNadam"):
-        grads = [tf.convert_to_tensor(g) for g in grad]
-        dtypes = [
-            _checked_dtypes({f"var[{i}]": x, f"m[{i}]": y, f"v[{i}]": z}, g, f"grad[{i}]")
-            for i, (x, y, z, g) in enumerate(zip(var, m, v, grads, strict=True))
-        ]
-        handles = [[_handle(x) for x in leaf] for leaf in zip(var, m, v, strict=True)]
-        for dtype, indices in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
-            row = _row(
-                dtype,
-                momentum=momentum,
-                next_momentum=next_momentum,
-                momentum_product=momentum_product,
-                beta2_power=beta2_power,
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                epsilon=epsilon,
-            )
-            chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
-            _assign(row, *chosen)
+        scalars = _Scalars(
+            momentum, next_momentum, momentum_product, beta2_power, lr, beta1, beta2, epsilon
+        )
+        _apply(lists, scalars, "{argument}[{number}]")
 
 
 class ApplyNadamOutput(NamedTuple):
@@ -206,52 +180,63 @@ def ApplyNadam(  # noqa: N802
     runtime.check_available()
     with tf.name_scope(name or "ApplyNadam"):
         var, m, v, grad = (tf.convert_to_tensor(x) for x in (var, m, v, grad))
-        row = _row(
-            compute_dtype(var.dtype.name),
-            momentum=momentum,
-            next_momentum=next_momentum,
-            momentum_product=momentum_product,
-            beta2_power=beta2_power,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
+        scalars = _Scalars(
+            momentum, next_momentum, momentum_product, beta2_power, lr, beta1, beta2, epsilon
         )
+        row = scalars.row(compute_dtype(var.dtype.name))
         updated = nadam_update(row, [var], [grad], [m], [v])
         return ApplyNadamOutput(*(new for (new,) in updated))
 
 
-def _row(
-    dtype: str,
-    *,
-    momentum: Any,
-    next_momentum: Any,
-    momentum_product: Any,
-    beta2_power: Any,
-    lr: Any,
-    beta1: Any,
-    beta2: Any,
-    epsilon: Any,
-) -> Coefficients:
-    return conventions.nadam(
-        learning_rate=scalar(lr, dtype),
-        momentum=Momentum(
-            scalar(momentum, dtype),
-            scalar(next_momentum, dtype),
-            scalar(momentum_product, dtype),
-        ),
-        b1=scalar(beta1, dtype),
-        b2=scalar(beta2, dtype),
-        b2_power=scalar(beta2_power, dtype),
-        eps=scalar(epsilon, dtype),
-    )
+class _Scalars(NamedTuple):
+    """What all the ops take beside their tensors."""
+
+    momentum: Any
+    next_momentum: Any
+    momentum_product: Any
+    beta2_power: Any
+    lr: Any
+    beta1: Any
+    beta2: Any
+    epsilon: Any
+
+    def row(self, dtype: str) -> Coefficients:
+        given = _Scalars(*(scalar(x, dtype) for x in self))
+        return conventions.nadam(
+            learning_rate=given.lr,
+            momentum=Momentum(given.momentum, given.next_momentum, given.momentum_product),
+            b1=given.beta1,
+            b2=given.beta2,
+            b2_power=given.beta2_power,
+            eps=given.epsilon,
+        )
+
+
+def _apply(lists: dict[str, Sequence[Any]], scalars: _Scalars, name: str) -> None:
+    """Updates the variables of the lists ``var``, ``m`` and ``v`` by their gradients.
+
+    Args:
+        lists: these three, and the gradients as ``grad``.
+        scalars: the rest of the op's arguments.
+        name: the format of what an error calls an entry.
+    """
+    leaves = [list(leaf) for leaf in zip(lists["var"], lists["m"], lists["v"], strict=True)]
+    grads = [tf.convert_to_tensor(grad) for grad in lists["grad"]]
+    dtypes = []
+    for number, (leaf, grad) in enumerate(zip(leaves, grads, strict=True)):
+        *names, grad_name = (name.format(argument=a, number=number) for a in lists)
+        dtypes.append(_checked_dtypes(dict(zip(names, leaf, strict=True)), grad, grad_name))
+    handles = [[_handle(variable) for variable in leaf] for leaf in leaves]
+    for dtype, indices in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
+        chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
+        _assign(scalars.row(dtype), *chosen)
 
 
 def _handle(variable: Any) -> Any:
     return variable.handle if isinstance(variable, tf.Variable) else variable
 
 
-def _checked_dtypes(variables: dict[str, Any], grad: Any, grad_name: str = "grad") -> list[Any]:
+def _checked_dtypes(variables: dict[str, Any], grad: Any, grad_name: str) -> list[Any]:
     """The dtypes of a leaf's variables, by the names that an error would have to say."""
     if not grad.dtype.is_floating:
         raise TypeError(f"{grad_name} has the dtype {grad.dtype.name}; it must be floating")
