@@ -1,20 +1,32 @@
 """Contenders that cannot share a process, because their thread pools or their memory would mix."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.interleave import Turns, interleave
+from benchmarks.shapes import Shapes
+
+Build = Callable[..., Mapping[str, Callable[[], None]]]
+
+# A pool of OpenMP spins for a while after its work, and would disturb the next contender.
 SPINNING_SECONDS = 0.3
-"""A pool of OpenMP spins for a while after its work, and would disturb the next contender."""
+
+
+def interleave_processes(builds: Sequence[Build], shapes: Shapes, steps: int, turns: int) -> Turns:
+    """Times the contenders of all ``build(shapes, steps)``, each build in a process of its own."""
+    with ExitStack() as processes:
+        contenders: dict[str, Callable[[], None]] = {}
+        for build in builds:
+            contenders |= processes.enter_context(in_another_process(build, shapes, steps))
+        return interleave(contenders, turns, rest=SPINNING_SECONDS)
 
 
 @contextmanager
-def in_another_process(
-    build: Callable[..., Mapping[str, Callable[[], None]]], *arguments: Any
-) -> Iterator[dict[str, Callable[[], None]]]:
+def in_another_process(build: Build, *arguments: Any) -> Iterator[dict[str, Callable[[], None]]]:
     """The contenders that ``build(*arguments)`` makes in a process of its own.
 
     Each runs there when it is called here. The process ends with the block.

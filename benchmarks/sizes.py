@@ -5,12 +5,10 @@ JAX, PyTorch and TensorFlow take turns, each in a process of its own.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 from tqdm import tqdm
 
-from benchmarks.interleave import interleave
-from benchmarks.other_process import SPINNING_SECONDS, in_another_process
+from benchmarks.other_process import interleave_processes
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import Shapes, elements
 
@@ -34,11 +32,8 @@ def measure() -> Iterator[list[Record]]:
         shapes = [(size,)]
         least, most = STEPS_IN_TURN
         steps = min(max(PARAMETERS_IN_TURN // size, least), most)
-        with ExitStack() as processes:
-            contenders = {}
-            for build in (jax_contenders, torch_contenders, tensorflow_contenders):
-                contenders |= processes.enter_context(in_another_process(build, shapes, steps))
-            turns = interleave(contenders, TURNS, rest=SPINNING_SECONDS)
+        builds = (jax_contenders, torch_contenders, tensorflow_contenders)
+        turns = interleave_processes(builds, shapes, steps, TURNS)
         yield records_of(SECTION, f"{size:.0e}", size, turns, scale=MILLISECONDS / steps)
 
 

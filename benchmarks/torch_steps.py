@@ -5,10 +5,8 @@ The processes take turns, each on all cores; a turn of ours is one donated JAX c
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
-from benchmarks.interleave import interleave
-from benchmarks.other_process import SPINNING_SECONDS, in_another_process
+from benchmarks.other_process import interleave_processes
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import CASES, Shapes, elements
 
@@ -22,11 +20,8 @@ def measure() -> Iterator[list[Record]]:
     """The records of each case."""
     for case, shapes_of in CASES.items():
         shapes = shapes_of()
-        with ExitStack() as processes:
-            contenders = {}
-            for build in (jax_contenders, torch_contenders):
-                contenders |= processes.enter_context(in_another_process(build, shapes, STEPS))
-            turns = interleave(contenders, TURNS, rest=SPINNING_SECONDS)
+        builds = (jax_contenders, torch_contenders)
+        turns = interleave_processes(builds, shapes, STEPS, TURNS)
         yield records_of(
             "PyTorch, a call a step",
             case,

@@ -51,5 +51,18 @@ def train(
     return params, state
 
 
+def counted_step(tx: optax.GradientTransformation) -> tuple[Any, list[int]]:
+    """The compiled step ``(params, state, grads)``, and a list that grows whenever it is traced."""
+    traces: list[int] = []
+
+    @jax.jit
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        traces.append(1)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step, traces
+
+
 def assert_close(a: Any, b: Any, rtol: float = 2e-5, atol: float = 2e-6) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from training import PARAMS, assert_close, gradients, train
+from training import PARAMS, assert_close, counted_step, gradients, train
 from x64 import enable_x64
 
 from nadam_xla.jax import NadamState, nadam, nadamw, scale_by_nadam
@@ -226,14 +226,7 @@ def test_another_value_of_a_traced_hyperparameter_does_not_recompile(maker: str,
 def test_every_injected_hyperparameter_can_be_set_without_recompiling(maker: str) -> None:
     make, before, after = NUMBERS[maker]
     tx = optax.inject_hyperparams(make)(**before)
-    traces = []
-
-    @jax.jit
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        traces.append(1)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
+    step, traces = counted_step(tx)
     params, state = PARAMS, tx.init(PARAMS)
     assert state.hyperparams.keys() >= before.keys()
     for name, value in after.items():
@@ -260,14 +253,7 @@ def test_a_hundred_steps_of_all_that_changes_compile_once() -> None:
         ),
         max_consecutive_errors=100,
     )
-    traces = []
-
-    @jax.jit
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        traces.append(1)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
+    step, traces = counted_step(tx)
     rng = np.random.default_rng(0)
     finite = rng.uniform(size=100) < 0.8
     params, state = PARAMS, tx.init(PARAMS)
