@@ -156,7 +156,8 @@ def fused_step(
         )
 
     leaves = (variables.params, variables.momentums, variables.velocities)
-    for dtype, indices in by_compute_dtype([str(p.dtype) for p in variables.params]).items():
+    dtypes = [standardize_dtype(p.dtype) for p in variables.params]
+    for dtype, indices in by_compute_dtype(dtypes).items():
         row = row_in(dtype)._replace(
             decay=_decay([variables.decays[i] for i in indices], given, dtype),
             grad_scale=ops.cast(_chosen(factors, indices), dtype),
@@ -168,7 +169,7 @@ def fused_step(
         for group, new_values in zip(leaves, updated, strict=True):
             for i, new in zip(indices, new_values, strict=True):
                 group[i].assign(new)
-    product = momentum_in(compute_dtype(str(variables.u_product.dtype))).product
+    product = momentum_in(compute_dtype(standardize_dtype(variables.u_product.dtype))).product
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, product_before)
     variables.u_product.assign(product)
@@ -199,7 +200,7 @@ def _factors(
     if not given.clipnorm and not given.global_clipnorm:
         return scale
     sums = sum_squares(grads)
-    wide = "float64" if any(str(s.dtype).endswith("float64") for s in sums) else "float32"
+    wide = "float64" if any(standardize_dtype(s.dtype) == "float64" for s in sums) else "float32"
     squares = ops.stack([ops.cast(s, wide) for s in sums])
     if given.clipnorm:
         norms = ops.sqrt(squares) * scale

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import oracle
 import pytest
 
 if keras.backend.backend() != "tensorflow":
@@ -44,6 +45,31 @@ def test_plain_tf_variables(caller: Any, arguments: dict[str, Any]) -> None:
     ours = apply_once(Nadam(0.1, **arguments), caller)
     stock = apply_once(keras.optimizers.Nadam(0.1, **arguments), caller)
     np.testing.assert_allclose(ours, stock, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [tf.Variable, keras.Variable])
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm"])
+def test_all_scalars_of_float64_variables_are_float64(make: Any, clipping: str) -> None:
+    start, grad = (np.random.default_rng(i).normal(size=5) for i in range(2))
+    bound = 0.37
+
+    def train(grad: np.ndarray, **arguments: float) -> np.ndarray:
+        variable = make(start, dtype="float64")
+        optimizer = Nadam(0.1, beta_1=0.75, beta_2=0.875, epsilon=1e-3, **arguments)
+        for _ in range(3):
+            optimizer.apply([tf.constant(grad)], [variable])
+        return variable.numpy()
+
+    expected = oracle.nadam(
+        start,
+        [grad * bound / np.linalg.norm(grad)] * 3,
+        learning_rate=float(np.float32(0.1)),  # Keras keeps it in a float32 variable
+        b1=0.75,
+        b2=0.875,
+        eps=1e-3,
+        momentum_decay=1.0,
+    )
+    np.testing.assert_allclose(train(grad, **{clipping: bound}), expected, rtol=1e-13)
 
 
 def test_repeated_rows_of_a_sparse_gradient_are_summed() -> None:
