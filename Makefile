@@ -3,13 +3,22 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp')
-# What the native module, and so the editable installation, is made of.
-SOURCES := pyproject.toml CMakeLists.txt $(CXX_FILES)
-WITH_TESTING_MODULE := --config-settings=cmake.define.NADAM_XLA_TESTING=ON
+CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# What the native modules, and so the editable installation, are made of.
+SOURCES := pyproject.toml $(shell find CMakeLists.txt kernels -name CMakeLists.txt) $(CXX_FILES)
+DEFINE := --config-settings=cmake.define
+WITH_TESTING_MODULE := $(DEFINE).NADAM_XLA_TESTING=ON
+
+# The CUDA compiler: the machine's, or PyPI's where there is none.
+NVCC := $(shell command -v nvcc)
+ifeq ($(NVCC),)
+NVCC := $(VENV)-cuda/nvcc
+endif
 
 # The lower bounds of the extra `jax`, as pins.
 LOWEST_JAX := $(shell sed -n 's/^jax = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",' | sed 's/>=/==/g')
+# The extra `cuda-toolkit`.
+CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 # Newer versions of JAX exist for Python 3.12 than for 3.11. pyenv's python3.12 is on the PATH even
 # where it does not run, so each candidate is tried.
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
@@ -69,10 +78,21 @@ format: $(VENV)/.with-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# One editable installation; each target adds the packages of its own extra to it.
+# One editable installation; each target adds the packages of its own extra to it. The tests need
+# the CUDA module; elsewhere it is built where there is an nvcc.
+$(VENV)/.with-test: export CUDACXX = $(abspath $(NVCC))
+$(VENV)/.with-test: WITH_CUDA := $(DEFINE).NADAM_XLA_CUDA=ON
+$(VENV)/.with-test: | $(NVCC)
+
 $(VENV)/.with-%: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]' $(WITH_TESTING_MODULE)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]' $(WITH_TESTING_MODULE) $(WITH_CUDA)
 	touch $@
+
+$(VENV)-cuda/nvcc: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet $(CUDA_TOOLKIT)
+	printf '#!/bin/sh\nexec %s "$$@"\n' $(abspath $(@D))/lib/python*/site-packages/nvidia/cu*/bin/nvcc >$@
+	chmod +x $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -80,8 +100,9 @@ $(BIN)/python:
 # A normal installation, whole again whenever the package has changed.
 $(VENV)-%/.installed: $(SOURCES) $(shell find nadam_xla -name '*.py')
 	$(PYTHON_OF_VENV) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet $(PINS) '.[test-jax]' $(WITH_TESTING_MODULE)
+	$(@D)/bin/python -m pip install --quiet $(PINS) '.[test-jax]' $(WITH_TESTING_MODULE) \
+	    $(DEFINE).NADAM_XLA_CUDA=OFF
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-*-jax build dist demo-output bench-output
+	rm -rf $(VENV) $(VENV)-* build dist demo-output bench-output

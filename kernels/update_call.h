@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/host_device.h"
+
 namespace nadam_xla {
 
 // What the first results of a call hold.
@@ -22,6 +24,13 @@ struct Streams {
   T* nu_out;
   std::int64_t length;
 };
+
+template <typename T>
+NADAM_XLA_INLINE Streams<T> part_of(const Streams<T>& s, const std::int64_t offset,
+                                    const std::int64_t length) {
+  return {s.params + offset,  s.grads + offset,  s.mu + offset,     s.nu + offset,
+          s.updated + offset, s.mu_out + offset, s.nu_out + offset, length};
+}
 
 template <typename T>
 struct UpdateCall {

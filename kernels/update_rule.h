@@ -17,12 +17,7 @@
 
 #include <limits>
 
-#if defined(__CUDACC__)
-#define NADAM_XLA_INLINE __host__ __device__ __forceinline__
-#else
-// Forced: a copy emitted for one instruction set must never be called by code built for another.
-#define NADAM_XLA_INLINE inline __attribute__((always_inline))
-#endif
+#include "kernels/host_device.h"
 
 namespace nadam_xla {
 

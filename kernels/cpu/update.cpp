@@ -4,15 +4,6 @@
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
-namespace {
-
-template <typename T>
-Streams<T> stretch_of(const Streams<T>& leaf, std::int64_t offset, std::int64_t length) {
-  return {leaf.params + offset,  leaf.grads + offset,  leaf.mu + offset,     leaf.nu + offset,
-          leaf.updated + offset, leaf.mu_out + offset, leaf.nu_out + offset, length};
-}
-
-}  // namespace
 
 template <typename T>
 UpdateWork<T>::UpdateWork(UpdateCall<T> call)
@@ -25,7 +16,7 @@ void UpdateWork<T>::run(const std::int64_t chunk) const {
     const Streams<T>& streams = call_.leaves[leaf];
     const std::int64_t row = entry * call_.rows + (call_.rows == 1 ? 0 : leaf);
     loop_(call_.coefficients + row * kRowLength,
-          stretch_of(streams, entry * streams.length + begin, length), call_.returns);
+          part_of(streams, entry * streams.length + begin, length), call_.returns);
   });
 }
 

@@ -199,6 +199,18 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyB
   return call;
 }
 
+Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
+  if (results.size() != 1) {
+    refuse("got ", 1 + results.size(), " results; on a GPU it must have two: sums, workspace");
+  }
+  const AnyBuffer workspace = Results(results)[0];
+  if (workspace.element_type() != DataType::U8) {
+    refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
+           "; it must be ", DataType::U8);
+  }
+  return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
+}
+
 template UpdateCall<float> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
                                          const xla::ffi::RemainingRets&, bool);
 template UpdateCall<double> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,

@@ -1,6 +1,8 @@
 // From the buffers that XLA hands over to the calls that the layers below execute.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/sum_squares_call.h"
 #include "kernels/update_call.h"
 #include "xla/ffi/api/ffi.h"
@@ -23,6 +25,15 @@ UpdateCall<T> decode_update(const xla::ffi::AnyBuffer& coefficients,
 template <typename T>
 SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves,
                                      xla::ffi::AnyBuffer sums);
+
+struct Bytes {
+  void* data;
+  std::int64_t size;
+};
+
+// The memory that a call of nadam_xla_sum_squares_v1 on a GPU has as its second result, [size]
+// bytes. Throws std::invalid_argument where it is not there.
+Bytes decode_workspace(const xla::ffi::RemainingRets& results);
 
 extern template UpdateCall<float> decode_update(const xla::ffi::AnyBuffer&,
                                                 const xla::ffi::RemainingArgs&,

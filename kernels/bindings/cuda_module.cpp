@@ -1,0 +1,34 @@
+// The Python module nadam_xla._native_cuda: the CUDA handlers, and facts about this build.
+#include <cuda_runtime_api.h>
+#include <nanobind/nanobind.h>
+
+#include "kernels/bindings/registration.h"
+#include "kernels/ffi/cuda_handlers.h"
+#include "kernels/ffi/targets.h"
+
+namespace nb = nanobind;
+
+namespace nadam_xla {
+namespace {
+
+nb::tuple version(const int number) { return nb::make_tuple(number / 1000, number % 1000 / 10); }
+
+// The newest CUDA that the driver can run; (0, 0) where there is no driver.
+nb::tuple driver_version() {
+  int number = 0;
+  return version(cudaDriverGetVersion(&number) == cudaSuccess ? number : 0);
+}
+
+}  // namespace
+}  // namespace nadam_xla
+
+NB_MODULE(_native_cuda, m) {
+  using namespace nadam_xla;
+  define_registrations(m, {{ffi::kUpdateTarget, "CUDA", &nadam_xla_update_v1_cuda},
+                           {ffi::kSumSquaresTarget, "CUDA", &nadam_xla_sum_squares_v1_cuda}});
+  m.def(
+      "driver_version", &driver_version,
+      "The newest CUDA that the driver can run, (major, minor); (0, 0) where there is no driver.");
+  m.attr("TOOLKIT_VERSION") = version(CUDART_VERSION);
+  m.attr("ARCHITECTURES") = nb::make_tuple(NADAM_XLA_CUDA_ARCHITECTURES);
+}

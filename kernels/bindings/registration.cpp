@@ -1,0 +1,62 @@
+#include "kernels/bindings/registration.h"
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace nb = nanobind;
+
+namespace nadam_xla {
+namespace {
+
+std::string take_message(const XLA_FFI_Api* api, XLA_FFI_Error* error) {
+  XLA_FFI_Error_GetMessage_Args get{XLA_FFI_Error_GetMessage_Args_STRUCT_SIZE, nullptr, error,
+                                    nullptr};
+  api->XLA_FFI_Error_GetMessage(&get);
+  std::string message = get.message == nullptr ? "no message" : get.message;
+  XLA_FFI_Error_Destroy_Args destroy{XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, nullptr, error};
+  api->XLA_FFI_Error_Destroy(&destroy);
+  return message;
+}
+
+nb::dict capsules(const std::vector<Registration>& registrations) {
+  nb::dict capsules;
+  for (const Registration& r : registrations) {
+    capsules[r.target] = nb::capsule(reinterpret_cast<void*>(r.handler));
+  }
+  return capsules;
+}
+
+void register_with_runtime(const std::vector<Registration>& registrations,
+                           const std::uintptr_t api_address) {
+  const auto* const api = reinterpret_cast<const XLA_FFI_Api*>(api_address);
+  if (api == nullptr) throw std::invalid_argument("the address of the XLA FFI API is null");
+  for (const Registration& r : registrations) {
+    XLA_FFI_Error* const error =
+        xla::ffi::Ffi::RegisterStaticHandler(api, r.target, r.platform, r.handler);
+    if (error != nullptr) {
+      throw std::runtime_error(std::string("could not register ") + r.target + " for " +
+                               r.platform + ": " + take_message(api, error));
+    }
+  }
+}
+
+}  // namespace
+
+void define_registrations(nb::module_& m, std::vector<Registration> registrations) {
+  m.def(
+      "registrations", [registrations] { return capsules(registrations); },
+      "The handlers by custom-call target, as capsules for jax.ffi.register_ffi_target.");
+  m.def(
+      "register_with_runtime",
+      [registrations = std::move(registrations)](std::uintptr_t api_address) {
+        register_with_runtime(registrations, api_address);
+      },
+      nb::arg("api_address"),
+      "Registers the handlers with the XLA runtime whose XLA_FFI_Api stands at this address.");
+}
+
+}  // namespace nadam_xla

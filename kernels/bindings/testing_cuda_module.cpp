@@ -1,0 +1,57 @@
+// The Python module nadam_xla._native_cuda_testing, built for tests alone: launches of the CUDA
+// layer as a machine without a GPU sees them, and what a handler says of itself.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <tuple>
+
+#include "kernels/cuda/sum_squares.h"
+#include "kernels/cuda/update.h"
+#include "xla/ffi/api/c_api.h"
+
+namespace nb = nanobind;
+
+namespace nadam_xla {
+namespace {
+
+// Where there is a GPU, these would write to address zero.
+void update() {
+  constexpr std::int64_t kLength = 1;
+  UpdateCall<float> call{nullptr, 1, 1, Returns::kParams, {Streams<float>{}}};
+  call.leaves[0].length = kLength;
+  cuda::update(call, nullptr);
+}
+
+void sum_squares() {
+  cuda::sum_squares(SumSquaresCall<float>{1, {{nullptr, 1}}, nullptr}, {nullptr, 100}, nullptr);
+}
+
+// The version of the FFI that a handler was compiled for, and its traits.
+std::tuple<std::int64_t, std::int64_t, std::uint32_t> metadata(const nb::capsule& capsule) {
+  XLA_FFI_Metadata metadata{};
+  metadata.struct_size = XLA_FFI_Metadata_STRUCT_SIZE;
+  metadata.api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
+  XLA_FFI_Metadata_Extension extension{};
+  extension.extension_base.struct_size = XLA_FFI_Metadata_Extension_STRUCT_SIZE;
+  extension.extension_base.type = XLA_FFI_Extension_Metadata;
+  extension.metadata = &metadata;
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.extension_start = &extension.extension_base;
+  auto* const handler = reinterpret_cast<XLA_FFI_Handler*>(capsule.data());
+  if (handler(&frame) != nullptr) throw std::runtime_error("the handler does not know itself");
+  return {metadata.api_version.major_version, metadata.api_version.minor_version, metadata.traits};
+}
+
+}  // namespace
+}  // namespace nadam_xla
+
+NB_MODULE(_native_cuda_testing, m) {
+  m.def("update", &nadam_xla::update);
+  m.def("sum_squares", &nadam_xla::sum_squares);
+  m.def("metadata", &nadam_xla::metadata, nb::arg("capsule"));
+  m.attr("COMMAND_BUFFER_COMPATIBLE") =
+      static_cast<int>(XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE);
+}

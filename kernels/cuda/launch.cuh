@@ -1,0 +1,24 @@
+// Starting a kernel whose one parameter is a struct.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/launch_plan.h"
+
+namespace nadam_xla::cuda {
+
+template <typename Parameters>
+void launch(void (*kernel)(Parameters), const std::int64_t blocks, const int threads,
+            const Parameters& parameters, const cudaStream_t stream, const char* const what) {
+  if (blocks > kMostBlocks) check(cudaErrorInvalidConfiguration, what);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, parameters), what);
+}
+
+}  // namespace nadam_xla::cuda

@@ -1,0 +1,159 @@
+// The launches of the sums of squares, and what one of their threads adds up, which tests run on
+// the host.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/host_device.h"
+#include "kernels/sum_squares_call.h"
+
+namespace nadam_xla::cuda {
+
+inline constexpr std::int32_t kSumThreads = 256;  // of a block
+inline constexpr int kSumUnroll = 4;              // packs that a thread has in flight
+
+// The memory in which blocks leave their parts of the sums.
+struct Workspace {
+  double* parts;
+  std::int64_t count;
+};
+
+template <typename T>
+struct SumSquaresLeaf {
+  const T* data;
+  std::int64_t length;  // the elements of one batch entry
+  std::int64_t index;   // in the call
+};
+
+// The parameters of a launch.
+template <typename T, std::size_t kCapacity>
+struct SumSquaresLaunch {
+  T* sums;  // [batch][leaves_in_call]
+  std::int64_t leaves_in_call;
+  std::int64_t batch;
+  std::int64_t chunk_length;
+  double* parts;  // of this launch, one of each block
+  std::int32_t leaves;
+  std::int32_t first_blocks[kCapacity];
+  SumSquaresLeaf<T> leaf[kCapacity];
+};
+
+template <typename T, std::size_t kBytes>
+inline constexpr std::size_t kSumSquaresCapacity =
+    leaves_in(kBytes, sizeof(SumSquaresLaunch<T, 1>), sizeof(SumSquaresLeaf<T>));
+
+// The elements of a block's stretch, as few as the workspace allows: all chunks but one of each
+// batch entry of each leaf are full. Throws std::invalid_argument for a workspace that is too
+// small.
+template <typename T>
+std::int64_t sum_squares_chunk(const SumSquaresCall<T>& call, const std::int64_t parts) {
+  constexpr std::int64_t kShortest = kSumThreads * kSumUnroll * kWidest<T>;
+  constexpr std::int64_t kLongest = std::int64_t{1} << 30;
+  const std::int64_t entries = call.batch * static_cast<std::int64_t>(call.leaves.size());
+  std::int64_t elements = 0;
+  for (const auto& leaf : call.leaves) elements += call.batch * leaf.length;
+  const std::int64_t needed = entries + (elements + kLongest - 1) / kLongest;
+  if (parts < needed) {
+    throw std::invalid_argument("the workspace has " + std::to_string(parts * sizeof(double)) +
+                                " bytes; it must have at least " +
+                                std::to_string(needed * sizeof(double)));
+  }
+  const std::int64_t full = std::max<std::int64_t>(1, parts - entries);
+  const std::int64_t length = (elements + full - 1) / full;
+  return std::max(kShortest, (length + kShortest - 1) / kShortest * kShortest);
+}
+
+// Leaves without elements have their places too: their sums are zero.
+template <typename T>
+LaunchPlan plan_of(const SumSquaresCall<T>& call, const std::int64_t chunk_length,
+                   const std::size_t capacity) {
+  LaunchPlan plan(call.batch, chunk_length, capacity);
+  for (std::size_t i = 0; i < call.leaves.size(); ++i) plan.add_leaf(i, call.leaves[i].length);
+  return plan;
+}
+
+// `planned` must have kCapacity leaves at most.
+template <std::size_t kCapacity, typename T>
+SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
+                                         const PlannedLaunch& planned,
+                                         const std::int64_t chunk_length, double* const parts) {
+  SumSquaresLaunch<T, kCapacity> launch;
+  launch.sums = call.sums;
+  launch.leaves_in_call = static_cast<std::int64_t>(call.leaves.size());
+  launch.batch = call.batch;
+  launch.chunk_length = chunk_length;
+  launch.parts = parts;
+  launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
+  for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
+    const auto [index, first_block] = planned.leaves[place];
+    const auto& leaf = call.leaves[index];
+    launch.first_blocks[place] = first_block;
+    launch.leaf[place] = {leaf.data, leaf.length, static_cast<std::int64_t>(index)};
+  }
+  return launch;
+}
+
+// What one thread adds up of `count` packs of kPack elements. Squares of a pack are summed in T,
+// all else in double: no thread adds up so many that rounding would show.
+template <int kPack, typename T>
+NADAM_XLA_INLINE double sum_packs(const T* const x, const std::int64_t count,
+                                  const std::int32_t thread) {
+  double total = 0;
+  for (std::int64_t first = thread; first < count; first += kSumThreads * kSumUnroll) {
+    Pack<T, kPack> pack[kSumUnroll];
+    NADAM_XLA_UNROLL
+    for (int u = 0; u < kSumUnroll; ++u) {
+      const std::int64_t i = first + u * kSumThreads;
+      pack[u] = i < count ? load<kPack>(x + i * kPack) : Pack<T, kPack>{};
+    }
+    NADAM_XLA_UNROLL
+    for (int u = 0; u < kSumUnroll; ++u) {
+      T squares = 0;
+      NADAM_XLA_UNROLL
+      for (int k = 0; k < kPack; ++k) squares += pack[u].at[k] * pack[u].at[k];
+      total += static_cast<double>(squares);
+    }
+  }
+  return total;
+}
+
+// What one thread of one block adds to its block's part.
+template <typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE double sum_of_thread(const SumSquaresLaunch<T, kCapacity>& launch,
+                                      const std::int32_t block, const std::int32_t thread) {
+  const std::int32_t place = leaf_of(block, launch.first_blocks, launch.leaves);
+  const SumSquaresLeaf<T>& leaf = launch.leaf[place];
+  const Stretch stretch =
+      stretch_of(block - launch.first_blocks[place], leaf.length, launch.chunk_length);
+  const T* const x = leaf.data + stretch.entry * leaf.length + stretch.begin;
+  const PackedParts parts = packed_parts<T>(misalignment(x), stretch.length);
+  const T* const tail = x + (stretch.length - parts.tail);
+  return sum_packs<kWidest<T>>(x + parts.head, parts.packs, thread) +
+         sum_packs<1>(x, parts.head, thread) + sum_packs<1>(tail, parts.tail, thread);
+}
+
+// The parts of one sum. `sum` counts the launch's sums, a leaf's batch entries side by side.
+struct PartsOfSum {
+  const double* begin;
+  std::int64_t count;
+  std::int64_t index;  // of the sum among those of the call
+};
+
+template <typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE PartsOfSum parts_of_sum(const SumSquaresLaunch<T, kCapacity>& launch,
+                                         const std::int64_t sum) {
+  const std::int64_t place = sum / launch.batch;
+  const std::int64_t entry = sum % launch.batch;
+  const SumSquaresLeaf<T>& leaf = launch.leaf[place];
+  const std::int64_t count = blocks_of_entry(leaf.length, launch.chunk_length);
+  return {launch.parts + launch.first_blocks[place] + entry * count, count,
+          entry * launch.leaves_in_call + leaf.index};
+}
+
+}  // namespace nadam_xla::cuda

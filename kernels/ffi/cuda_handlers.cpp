@@ -1,0 +1,59 @@
+#include "kernels/ffi/cuda_handlers.h"
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/sum_squares.h"
+#include "kernels/cuda/update.h"
+#include "kernels/ffi/decode.h"
+#include "kernels/ffi/run_typed.h"
+#include "kernels/ffi/targets.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace nadam_xla::ffi {
+namespace {
+
+using xla::ffi::AnyBuffer;
+using xla::ffi::Error;
+using xla::ffi::RemainingArgs;
+using xla::ffi::RemainingRets;
+
+Error update(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
+             const RemainingRets results, const bool returns_change) {
+  return run_typed(kUpdateTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+    using T = decltype(element);
+    cuda::update(decode_update<T>(coefficients, leaves, results, returns_change), stream);
+  });
+}
+
+Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Result<AnyBuffer> sums,
+                  const RemainingRets workspace) {
+  return run_typed(kSumSquaresTarget, "the result", sums->element_type(), [&](auto element) {
+    using T = decltype(element);
+    const Bytes bytes = decode_workspace(workspace);
+    cuda::sum_squares(
+        decode_sum_squares<T>(leaves, *sums),
+        {static_cast<double*>(bytes.data), bytes.size / static_cast<std::int64_t>(sizeof(double))},
+        stream);
+  });
+}
+
+}  // namespace
+}  // namespace nadam_xla::ffi
+
+// They only enqueue work on the stream, so XLA may record them in a command buffer (a CUDA graph).
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("returns_change"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .RemainingArgs()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .RemainingRets(),
+                              {xla::ffi::Traits::kCmdBufferCompatible});

@@ -1,0 +1,7 @@
+// The handlers that XLA's CUDA runtimes call.
+#pragma once
+
+#include "xla/ffi/api/c_api.h"
+
+extern "C" XLA_FFI_Error* nadam_xla_update_v1_cuda(XLA_FFI_CallFrame* call_frame);
+extern "C" XLA_FFI_Error* nadam_xla_sum_squares_v1_cuda(XLA_FFI_CallFrame* call_frame);

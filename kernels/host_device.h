@@ -1,0 +1,15 @@
+// Functions that the CPU's loops and the CUDA kernels share.
+#pragma once
+
+#if defined(__CUDACC__)
+#define NADAM_XLA_INLINE __host__ __device__ __forceinline__
+#else
+// Forced: a copy emitted for one instruction set must never be called by code built for another.
+#define NADAM_XLA_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define NADAM_XLA_UNROLL _Pragma("unroll")
+#else
+#define NADAM_XLA_UNROLL
+#endif

@@ -1,0 +1,53 @@
+"""The native modules of this installation: the kernels of each platform that it was built for."""
+
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from nadam_xla import _native
+
+
+def _modules() -> dict[str, ModuleType]:
+    modules: dict[str, ModuleType] = {"cpu": _native}
+    try:
+        from nadam_xla import _native_cuda  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return modules  # built without nvcc
+    if driver_can_run(_native_cuda):
+        modules["cuda"] = _native_cuda
+    return modules
+
+
+def driver_can_run(cuda_module: Any) -> bool:
+    """Whether the driver, if there is one, knows the CUDA that the module was built with.
+
+    Drivers run what any toolkit of their own major version, or of an older one, has built.
+    """
+    driver, toolkit = cuda_module.driver_version(), cuda_module.TOOLKIT_VERSION
+    if driver == (0, 0) or driver[0] >= toolkit[0]:
+        return True
+    warnings.warn(
+        f"nadam_xla's CUDA module was built with CUDA {toolkit[0]}.{toolkit[1]}, and the driver"
+        f" runs CUDA {driver[0]}.{driver[1]} at most. GPUs run plain StableHLO; for the fused"
+        " kernels update the driver, or build nadam_xla with the driver's CUDA",
+        stacklevel=2,
+    )
+    return False
+
+
+MODULES: Mapping[str, ModuleType] = MappingProxyType(_modules())
+"""By platform, as JAX names it. Each has ``registrations`` and ``register_with_runtime``."""
+
+WORKSPACE_PARTS = 4096
+"""The sums of squares that blocks of a GPU leave for one another, beside one for each sum: enough
+for every GPU to be busy, few enough to be added up in no time."""
+
+
+def workspace_bytes(sums: int) -> int:
+    """What ``nadam_xla_sum_squares_v1`` needs as its second result on a GPU.
+
+    Args:
+        sums: how many sums the call has.
+    """
+    return 8 * (sums + WORKSPACE_PARTS)
