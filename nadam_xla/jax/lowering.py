@@ -12,7 +12,7 @@ import numpy as np
 from jax.interpreters import mlir
 from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
-from nadam_xla import _native
+from nadam_xla import _native, native
 from nadam_xla.jax.partitioning import update_partitioned
 from nadam_xla.jax.primitive import (
     OPERANDS_OF_LEAF,
@@ -23,11 +23,12 @@ from nadam_xla.jax.primitive import (
 
 UPDATE_TARGET = "nadam_xla_update_v1"
 PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
+_NAMES_IN_XLA = {"cpu": "cpu", "cuda": "CUDA"}
 
-# What JAX writes on a donated argument: the result that takes its memory, or that XLA may choose.
 # Groups are numbered per program; this is beyond those that jax.experimental.shard_alike gives out.
 _FIRST_SHARDING_GROUP = 1 << 40
 
+# What JAX writes on a donated argument: the result that takes its memory, or that XLA may choose.
 _MARKS_OF_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
 
 
@@ -38,8 +39,9 @@ def install() -> None:
         ImportError: this jaxlib's FFI is older than the one that the kernels were built for.
     """
     _check_ffi_version()
-    for target, handler in _native.registrations().items():
-        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    for platform, module in native.MODULES.items():
+        for target, handler in module.registrations().items():
+            jax.ffi.register_ffi_target(target, handler, platform=_NAMES_IN_XLA[platform])
     devices_during_lowering().add(nadam_update_p)
     # Not cached: JAX would lower it into a function of its own, in which no operand tells whether
     # the caller donated it. One rule for all platforms: JAX 0.10 to 0.12 fails on a program for
@@ -101,13 +103,23 @@ _lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
 _lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
 
 
+def has_kernel(platform: str, ctx: Any) -> bool:
+    """Whether a program for this platform can call the kernels.
+
+    One that runs in this process needs those of this installation; an exported one will find its
+    own where it is run.
+    """
+    for_export = ctx.module_context.lowering_parameters.for_export
+    return platform in (PLATFORMS_WITH_KERNEL if for_export else native.MODULES)
+
+
 def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
     """The primitive as users bind it: one call, or one on each device of a mesh."""
     platforms = ctx.platforms or ctx.module_context.platforms
-    has_kernel = [platform in PLATFORMS_WITH_KERNEL for platform in platforms]
+    with_kernel = [has_kernel(platform, ctx) for platform in platforms]
     partitioned = is_partitioned(ctx.module_context.axis_context)
-    if not all(has_kernel):
-        choose = any(has_kernel) and not partitioned
+    if not all(with_kernel):
+        choose = any(with_kernel) and not partitioned
         lower = _lower_to_choice if choose else _lower_to_stablehlo
         return lower(ctx, *operands, returns_change=returns_change)
     aliased = tuple(

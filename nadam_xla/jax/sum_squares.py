@@ -5,6 +5,7 @@ then cost no further pass. Operands: n leaves of one dtype, float32 or float64. 
 ``batched``, ``[batch, n]`` of leaves that all lead with an axis of that size.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -20,6 +21,7 @@ from nadam_xla.jax.checks import PyTree, check_floating
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at
 from nadam_xla.jax.specs import spec
+from nadam_xla.native import workspace_bytes
 
 SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
 
@@ -30,8 +32,8 @@ sum_squares_p.multiple_results = True
 def sum_squares(tree: PyTree) -> PyTree:
     """The sum of squares of each leaf: a tree of scalars, in one pass over memory.
 
-    On the CPU they do not depend on the number of threads, and are summed in float64 before they
-    are rounded. The square root of their sum is the global norm.
+    They are summed in float64 before they are rounded, in the same order every time: on the CPU
+    they do not depend on the number of threads. The square root of their sum is the global norm.
 
     Args:
         tree: a pytree of floating-point arrays of any shape. Leaves narrower than float32 are
@@ -47,7 +49,7 @@ def sum_squares(tree: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     results: list[Any] = [None] * len(leaves)
-    for dtype, indices in calls([str(leaf.dtype) for leaf in leaves]):
+    for dtype, indices in calls([str(leaf.dtype) for leaf in leaves], jax.default_backend()):
         sums = bind(*(leaves[i].astype(dtype) for i in indices), batched=False)
         for place, i in enumerate(indices):
             results[i] = sums[place]
@@ -113,15 +115,32 @@ def _jvp(
     return [bind(*primals, batched=batched)], jax.jvp(reference, tuple(primals), tuple(dense))[1]
 
 
-def _lower_to_custom_call(ctx: Any, *leaves: Any, batched: bool) -> Any:
-    if lowering.is_partitioned(ctx.module_context.axis_context):
+def _call_with_workspace(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
+    """The call as a GPU needs it."""
+    shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
+    results = [(shape, leaves[0].dtype), ((workspace_bytes(math.prod(shape)),), jnp.uint8)]
+    types = [jax.ShapeDtypeStruct(*result) for result in results]  # type: ignore[no-untyped-call]
+    sums, _ = jax.ffi.ffi_call(SUM_SQUARES_TARGET, types)(*leaves)
+    return [sums]
+
+
+def _lower_to_custom_call(ctx: Any, *leaves: Any, batched: bool, platform: str) -> Any:
+    if lowering.is_partitioned(ctx.module_context.axis_context) or not lowering.has_kernel(
+        platform, ctx
+    ):
         # XLA's own reduction is what its partitioner knows how to split and to add up again.
         return _lower_reference(ctx, *leaves, batched=batched)
-    return jax.ffi.ffi_lowering(SUM_SQUARES_TARGET)(ctx, *leaves)
+    if platform == "cpu":
+        return jax.ffi.ffi_lowering(SUM_SQUARES_TARGET)(ctx, *leaves)
+    return _lower_call_with_workspace(ctx, *leaves, batched=batched)
 
 
 _lower_reference = mlir.lower_fun(_reference, multiple_results=True)
+_lower_call_with_workspace = mlir.lower_fun(_call_with_workspace, multiple_results=True)
 mlir.register_lowering(sum_squares_p, _lower_reference)
-mlir.register_lowering(sum_squares_p, _lower_to_custom_call, platform="cpu")
+for _platform in lowering.PLATFORMS_WITH_KERNEL:
+    mlir.register_lowering(
+        sum_squares_p, partial(_lower_to_custom_call, platform=_platform), platform=_platform
+    )
 batching.primitive_batchers[sum_squares_p] = _batch
 ad.primitive_jvps[sum_squares_p] = _jvp

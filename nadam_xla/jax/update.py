@@ -76,7 +76,8 @@ def update_trees(
     """:func:`nadam_update` for trees that the caller has checked."""
     leaves = _leaves(params, grads, mu, nu)
     results: list[Any] = [None] * len(leaves)
-    for dtype, indices in calls([str(leaf.params.dtype) for leaf in leaves]):
+    dtypes = [str(leaf.params.dtype) for leaf in leaves]
+    for dtype, indices in calls(dtypes, jax.default_backend()):
         table = _table(coefficients, dtype, indices, len(leaves))
         call = [leaves[i] for i in indices]
         wide = [x.astype(dtype) for group in zip(*call, strict=True) for x in group]

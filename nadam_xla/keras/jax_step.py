@@ -14,12 +14,14 @@ from nadam_xla.keras.fused_step import (
     hyperparameters_of,
     variables_of,
 )
+from nadam_xla.native import MODULES
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
-    """Whether JAX runs on the CPU, where the kernel is."""
+    """Whether JAX runs where there is a kernel."""
     del trainable_variables
-    return jax.default_backend() == "cpu"
+    backend = jax.default_backend()
+    return backend == "cpu" or (backend == "gpu" and "cuda" in MODULES)
 
 
 def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:

@@ -18,7 +18,7 @@ from nadam_xla.keras.fused_step import (
     variables_of,
 )
 from nadam_xla.tensorflow import nadam_update, sum_squares
-from nadam_xla.tensorflow.runtime import unavailable
+from nadam_xla.tensorflow.runtime import PLATFORMS, unavailable
 
 # The compiled steps of each optimizer, by the indices of the variables that they update. Kept here
 # because an attribute of the optimizer would be tracked, copied and saved with it.
@@ -27,13 +27,13 @@ _compiled_steps = WeakKeyDictionary()
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
-    """Whether the kernel can be reached, all variables are on the CPU, and no strategy is on."""
+    """Whether kernels can be reached where all variables are, and no strategy is on."""
     reason = unavailable()
     if reason is not None:
         _warn_once(reason)
         return False
-    on_cpu = all(_is_on_cpu(_variable(v).device) for v in trainable_variables)
-    return on_cpu and not tf.distribute.has_strategy()
+    have_kernels = all(_has_kernel(_variable(v).device) for v in trainable_variables)
+    return have_kernels and not tf.distribute.has_strategy()
 
 
 def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
@@ -63,8 +63,10 @@ def _variable(variable: Any) -> Any:
 
 
 @cache  # asked for every variable at every eager step
-def _is_on_cpu(device: str) -> bool:
-    return not device or tf.DeviceSpec.from_string(device).device_type in (None, "CPU")
+def _has_kernel(device: str) -> bool:
+    device_type = tf.DeviceSpec.from_string(device).device_type if device else None
+    served = {None, "CPU", *(["GPU"] if "CUDA" in PLATFORMS else [])}
+    return device_type in served
 
 
 @cache

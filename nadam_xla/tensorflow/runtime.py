@@ -12,11 +12,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla import _native
+from nadam_xla import native
 
 SUPPORTED = "TensorFlow 2.18 to 2.21 for Linux"
 _LIBRARY = "libtensorflow_cc.so.2"
 _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
+
+
+def _platforms() -> tuple[str, ...]:
+    """The platforms of this process that have kernels, as TensorFlow's XLA names them."""
+    has_cuda = "cuda" in native.MODULES and tf.test.is_built_with_cuda()
+    if has_cuda and tf.config.list_physical_devices("GPU"):
+        return ("CPU", "CUDA")
+    return ("CPU",)
 
 
 def _register_kernels() -> None:
@@ -26,7 +34,8 @@ def _register_kernels() -> None:
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
     get_api = getattr(library, _GET_XLA_FFI_API)
     get_api.restype = ctypes.c_void_p
-    _native.register_with_runtime(get_api())
+    for platform in PLATFORMS:
+        native.MODULES[platform.lower()].register_with_runtime(get_api())
 
 
 def _load() -> tuple[Any, str | None]:
@@ -39,6 +48,10 @@ def _load() -> tuple[Any, str | None]:
         return None, f"{type(error).__name__}: {error}"
     return call_module, None
 
+
+PLATFORMS = _platforms()
+CALLS_ARE_FOR = "gpu" if "CUDA" in PLATFORMS else "cpu"
+"""The platform by which leaves are cut into calls: see :mod:`nadam_xla.calls`."""
 
 call_module, _why_unavailable = _load()
 

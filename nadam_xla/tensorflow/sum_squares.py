@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla.calls import calls
+from nadam_xla.native import workspace_bytes
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call
 from nadam_xla.tensorflow.update import check_leaves
@@ -33,9 +34,12 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     tensors = [tf.convert_to_tensor(x) for x in tensors]
     check_leaves("tensors", tensors)
     results: list[Any] = [None] * len(tensors)
-    for dtype, indices in calls([x.dtype.name for x in tensors]):
+    for dtype, indices in calls([x.dtype.name for x in tensors], runtime.CALLS_ARE_FOR):
         leaves = [tf.cast(tensors[i], dtype) for i in indices]
-        (sums,) = custom_call(SUM_SQUARES_TARGET, leaves, [(len(leaves),)], dtype)
+        results_of_call = [((len(leaves),), dtype)]
+        if "CUDA" in runtime.PLATFORMS:
+            results_of_call.append(((workspace_bytes(len(leaves)),), "uint8"))
+        sums, *_ = custom_call(SUM_SQUARES_TARGET, leaves, results_of_call)
         for i, total in zip(indices, tf.unstack(sums), strict=True):
             results[i] = total
     return results

@@ -51,7 +51,8 @@ def nadam_update(
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
-    for dtype, indices in calls([x.dtype.name for x in tensors["params"]]):
+    dtypes = [x.dtype.name for x in tensors["params"]]
+    for dtype, indices in calls(dtypes, runtime.CALLS_ARE_FOR):
         leaves = [[group[i] for i in indices] for group in tensors.values()]
         updated = _call(_table(coefficients, dtype, indices, len(params)), dtype, leaves)
         kept = (tensors["params"], tensors["mu"], tensors["nu"])
@@ -97,8 +98,7 @@ def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     results = custom_call(
         UPDATE_TARGET,
         [table, *(tf.cast(x, dtype) for group in leaves for x in group)],
-        shapes * 3,
-        dtype,
+        [(shape, dtype) for shape in shapes * 3],
         aliases=dict(enumerate(updated)),
         backend_config="returns_change = false",
     )

@@ -1,5 +1,7 @@
 """Programs around the partitioned step: loops, populations, odd layouts, export."""
 
+import re
+from functools import partial
 from typing import Any
 
 import compiled as program
@@ -159,6 +161,25 @@ def test_a_loop_stays_in_place_and_gradients_held_whole_leave_the_moments_cut(me
         assert moment.sharding.is_equivalent_to(cut, 2)
     expected = jax.jit(train)(positive(64, 32), tx.init(positive(64, 32)), positive(64, 32))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), results, expected)
+
+
+def test_under_shard_map_a_program_for_gpus_calls_the_kernel_on_each_shard(mesh: Any) -> None:
+    """Exported here, where there is no GPU, for eight of them."""
+    leaf = jax.ShapeDtypeStruct((16, 8), np.float32, sharding=NamedSharding(mesh, P("x", "y")))
+
+    @partial(jax.jit, donate_argnums=(0, 2, 3))
+    @partial(jax.shard_map, mesh=mesh, in_specs=P("x", "y"), out_specs=P("x", "y"))
+    def step(*leaf: Any) -> Any:
+        return nadam_update(ROW, *leaf)
+
+    known = jax.export.DisabledSafetyCheck.custom_call(lowering.UPDATE_TARGET)
+    exported = jax.export.export(step, platforms=["cuda"], disabled_checks=[known])(*[leaf] * 4)
+    assert exported.nr_devices == 8
+    (call,) = re.findall(rf"custom_call @{lowering.UPDATE_TARGET}.*", exported.mlir_module())
+    assert call.count("output_operand_alias<") == 3
+    operands, results = re.findall(r"\(((?:tensor<[^>]*>(?:, )?)+)\)", call)
+    assert operands.split(", ") == ["tensor<1x1x12xf32>", *["tensor<4x4xf32>"] * 4]
+    assert results.split(", ") == ["tensor<4x4xf32>"] * 3
 
 
 def test_an_exported_program_for_several_devices_runs(mesh: Any) -> None:
