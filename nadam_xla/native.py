@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -11,11 +12,11 @@ from nadam_xla import _native
 def _modules() -> dict[str, ModuleType]:
     modules: dict[str, ModuleType] = {"cpu": _native}
     try:
-        from nadam_xla import _native_cuda  # noqa: PLC0415
+        cuda = import_module("nadam_xla._native_cuda")
     except ModuleNotFoundError:
         return modules  # built without nvcc
-    if driver_can_run(_native_cuda):
-        modules["cuda"] = _native_cuda
+    if driver_can_run(cuda):
+        modules["cuda"] = cuda
     return modules
 
 
