@@ -11,6 +11,7 @@ import pytest
 from processes import output_of
 
 from nadam_xla.jax import nadam
+from nadam_xla.native import MODULES
 
 TX = nadam(1e-2)
 
@@ -45,12 +46,13 @@ class TestAheadOfTime:
         with pytest.raises(TypeError, match="bias"):
             compiled(params, TX.init(params), params)
 
-    @pytest.mark.parametrize(("platform", "calls"), [("cpu", 1), ("cuda", 1), ("tpu", 0)])
-    def test_it_lowers_for_platforms_that_are_not_here(self, platform: str, calls: int) -> None:
+    @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+    def test_it_lowers_for_platforms_that_are_not_here(self, platform: str) -> None:
         params = some_params()
         traced = jax.jit(step).trace(params, TX.init(params), params)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert text.count("custom_call @nadam_xla_update_v1") == calls
+        # MODULES: this installation may be one without the CUDA module
+        assert text.count("custom_call @nadam_xla_update_v1") == int(platform in MODULES)
 
 
 PROGRAMS = """
