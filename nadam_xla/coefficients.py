@@ -64,7 +64,12 @@ def constant_momentum(b1: Scalar, count: Scalar) -> Momentum:
 
 
 def scheduled_momentum(
-    b1: Scalar, count: Scalar, momentum_decay: Scalar, product_before: Scalar
+    b1: Scalar,
+    count: Scalar,
+    momentum_decay: Scalar,
+    product_before: Scalar,
+    *,
+    base: Scalar = 0.96,
 ) -> Momentum:
     """Dozat's schedule, ``mu_t = b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
 
@@ -74,9 +79,10 @@ def scheduled_momentum(
         momentum_decay: 0.004 in ``torch.optim.NAdam``; 1 in ``keras.optimizers.Nadam``.
         product_before: the product of the momenta of all earlier steps; 1 before the first. It has
             no closed form, so the optimizer's state carries it.
+        base: 0.96, as the framework rounds it.
     """
-    current = b1 * (1.0 - 0.5 * 0.96 ** (count * momentum_decay))
-    following = b1 * (1.0 - 0.5 * 0.96 ** ((count + 1) * momentum_decay))
+    current = b1 * (1.0 - 0.5 * base ** (count * momentum_decay))
+    following = b1 * (1.0 - 0.5 * base ** ((count + 1) * momentum_decay))
     return Momentum(current, following, product_before * current)
 
 

@@ -16,6 +16,7 @@ from nadam_xla.coefficients import Coefficients, Momentum
 
 # What Keras's schedule calls 0.96**t is Dozat's 0.96**(t * momentum_decay) with this one.
 _MOMENTUM_DECAY = 1.0
+_BASE = 0.96
 
 
 class Update(NamedTuple):
@@ -135,20 +136,13 @@ def fused_step(
         grads = _accumulate(variables.accumulated_gradients, grads, given)
     factors = _factors(update.sum_squares, grads, given)
     product_before = ops.convert_to_tensor(variables.u_product)
-
-    def momentum_in(dtype: str) -> Momentum:
-        return conventions.scheduled_momentum(
-            ops.cast(given.beta_1, dtype),
-            ops.cast(given.iterations + 1, dtype),
-            _MOMENTUM_DECAY,
-            ops.cast(product_before, dtype),
-        )
+    product = _momentum_product(product_before, given)
 
     def row_in(dtype: str) -> Coefficients:
         b2 = ops.cast(given.beta_2, dtype)
         return conventions.nadam(
             learning_rate=ops.cast(given.learning_rate, dtype),
-            momentum=momentum_in(dtype),
+            momentum=_momentum(product, given, dtype),
             b1=ops.cast(given.beta_1, dtype),
             b2=b2,
             b2_power=b2 ** ops.cast(given.iterations + 1, dtype),
@@ -160,7 +154,7 @@ def fused_step(
     for dtype, indices in by_compute_dtype(dtypes).items():
         row = row_in(dtype)._replace(
             decay=_decay([variables.decays[i] for i in indices], given, dtype),
-            grad_scale=ops.cast(_chosen(factors, indices), dtype),
+            grad_scale=ops.convert_to_tensor(_chosen(factors, indices), dtype),
             **({} if not given.clipvalue else {"clip_value": given.clipvalue}),
             **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
         )
@@ -169,10 +163,36 @@ def fused_step(
         for group, new_values in zip(leaves, updated, strict=True):
             for i, new in zip(indices, new_values, strict=True):
                 group[i].assign(new)
-    product = momentum_in(compute_dtype(standardize_dtype(variables.u_product.dtype))).product
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, product_before)
     variables.u_product.assign(product)
+
+
+def _momentum_product(before: Any, given: Hyperparameters) -> Any:
+    """The product up to this step's momentum, in the dtype of its variable (float32 if narrower)."""
+    dtype = compute_dtype(standardize_dtype(before.dtype))
+    return conventions.scheduled_momentum(
+        ops.convert_to_tensor(given.beta_1, dtype),
+        ops.cast(given.iterations + 1, dtype),
+        _MOMENTUM_DECAY,
+        ops.cast(before, dtype),
+    ).product
+
+
+def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
+    """This step's momentum and the next one's, to go with that product.
+
+    Stock casts their constants where it does not cast those of the product: on TensorFlow, a cast
+    takes a Python number through float32.
+    """
+    momentum = conventions.scheduled_momentum(
+        ops.cast(given.beta_1, dtype),
+        ops.cast(given.iterations + 1, dtype),
+        _MOMENTUM_DECAY,
+        1.0,
+        base=ops.cast(_BASE, dtype),
+    )
+    return momentum._replace(product=ops.cast(product, dtype))
 
 
 def _accumulate(

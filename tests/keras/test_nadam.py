@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
+from floatx import floatx
 from keras import ops
 
 from nadam_xla.keras import Nadam, backend_step
@@ -46,11 +47,12 @@ def start_and_grads(dtype: str = "float32") -> tuple[list[np.ndarray], list[list
 
 
 def apply_steps(optimizer: Any, dtype: str = "float32", count: int = 60) -> list[np.ndarray]:
-    start, steps = start_and_grads()
+    start, steps = start_and_grads("float64" if dtype == "float64" else "float32")
     variables = [keras.Variable(p, dtype=dtype) for p in start]
     for grads in steps[:count]:
         optimizer.apply([ops.convert_to_tensor(g, dtype) for g in grads], variables)
-    return numpy_of([ops.cast(v, "float32") for v in variables])
+    narrow = dtype in ("bfloat16", "float16")
+    return numpy_of([ops.cast(v, "float32") if narrow else v for v in variables])
 
 
 def assert_all_close(a: Sequence[Any], b: Sequence[Any], rtol: float = 2e-5) -> None:
@@ -194,18 +196,27 @@ def test_hyperparameters_may_be_set_between_steps() -> None:
     assert_all_close(train(Nadam()), train(keras.optimizers.Nadam()))
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="float64 variables need JAX's process-wide x64 mode")
 def test_float64_variables() -> None:
     start, steps = start_and_grads("float64")
-    variable = keras.Variable(start[0], dtype="float64")
-    optimizer = Nadam(1e-2)
-    for grads in steps:
-        optimizer.apply([ops.convert_to_tensor(grads[0], "float64")], [variable])
+    with floatx("float64"):
+        (trained, *_) = apply_steps(Nadam(1e-2), "float64", count=STEPS)
     # Stock's scalars are rounded to float32 on their way; 1 - beta_2 keeps five digits of that.
     expected = oracle.nadam(
         start[0], [g[0] for g in steps], learning_rate=1e-2, eps=1e-7, momentum_decay=1.0
     )
-    np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-5)
+
+
+@against_stock
+@pytest.mark.parametrize(
+    "arguments", ["betas", "all that goes into the row", "all of it, each variable by itself"]
+)
+def test_float64_variables_equal_those_of_stock_with(arguments: str) -> None:
+    """Stock's scalars included, which are rounded to float32 here and there."""
+    with floatx("float64"):
+        ours = apply_steps(Nadam(**ARGUMENTS[arguments]), "float64", count=6)
+        stock = apply_steps(keras.optimizers.Nadam(**ARGUMENTS[arguments]), "float64", count=6)
+    assert_all_close(ours, stock, rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
