@@ -88,13 +88,35 @@ def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> Hyper
         beta_2=optimizer.beta_2,
         epsilon=optimizer.epsilon,
         weight_decay=optimizer.weight_decay,
-        clipnorm=optimizer.clipnorm,
-        global_clipnorm=optimizer.global_clipnorm,
-        clipvalue=optimizer.clipvalue,
+        clipnorm=_limit(optimizer.clipnorm),
+        global_clipnorm=_limit(optimizer.global_clipnorm),
+        clipvalue=_limit(optimizer.clipvalue),
         loss_scale=optimizer.loss_scale_factor,
         accumulation_steps=steps,
         is_update_step=ops.equal((optimizer._iterations + 1) % steps, 0) if steps else None,
     )
+
+
+def momentum_product(before: Any, beta_1: Any, iterations: Any) -> Any:
+    """The product up to this step's momentum, in the dtype of the one before (float32 if narrower).
+
+    Args:
+        before: the product up to the last step's.
+        beta_1: the decay rate of the first moment.
+        iterations: the number of the updates made before.
+    """
+    dtype = compute_dtype(standardize_dtype(before.dtype))
+    return conventions.scheduled_momentum(
+        ops.convert_to_tensor(beta_1, dtype),
+        ops.cast(iterations + 1, dtype),
+        _MOMENTUM_DECAY,
+        ops.cast(before, dtype),
+    ).product
+
+
+def _limit(value: Any) -> Any:
+    """The limit of a clipping, which a number that is not positive switches off, as in stock."""
+    return value if value is not None and value > 0 else None
 
 
 def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> None:
@@ -136,7 +158,7 @@ def fused_step(
         grads = _accumulate(variables.accumulated_gradients, grads, given)
     factors = _factors(update.sum_squares, grads, given)
     product_before = ops.convert_to_tensor(variables.u_product)
-    product = _momentum_product(product_before, given)
+    product = momentum_product(product_before, given.beta_1, given.iterations)
 
     def row_in(dtype: str) -> Coefficients:
         b2 = ops.cast(given.beta_2, dtype)
@@ -155,7 +177,7 @@ def fused_step(
         row = row_in(dtype)._replace(
             decay=_decay([variables.decays[i] for i in indices], given, dtype),
             grad_scale=ops.convert_to_tensor(_chosen(factors, indices), dtype),
-            **({} if not given.clipvalue else {"clip_value": given.clipvalue}),
+            **({} if given.clipvalue is None else {"clip_value": given.clipvalue}),
             **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
         )
         params, mu, nu = ([ops.convert_to_tensor(group[i]) for i in indices] for group in leaves)
@@ -166,17 +188,6 @@ def fused_step(
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, product_before)
     variables.u_product.assign(product)
-
-
-def _momentum_product(before: Any, given: Hyperparameters) -> Any:
-    """The product up to this step's momentum, in the dtype of its variable (float32 if narrower)."""
-    dtype = compute_dtype(standardize_dtype(before.dtype))
-    return conventions.scheduled_momentum(
-        ops.convert_to_tensor(given.beta_1, dtype),
-        ops.cast(given.iterations + 1, dtype),
-        _MOMENTUM_DECAY,
-        ops.cast(before, dtype),
-    ).product
 
 
 def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
@@ -216,13 +227,14 @@ def _factors(
     The mean over an accumulation, unscaling, and clipping by norm or by global norm, the latter as
     ``keras.optimizers`` computes them: a norm that is not finite makes every parameter NaN.
     """
-    scale = 1.0 / ((given.loss_scale or 1.0) * (given.accumulation_steps or 1))
-    if not given.clipnorm and not given.global_clipnorm:
+    loss_scale = 1.0 if given.loss_scale is None else given.loss_scale
+    scale = 1.0 / (loss_scale * (given.accumulation_steps or 1))
+    if given.clipnorm is None and given.global_clipnorm is None:
         return scale
     sums = sum_squares(grads)
     wide = "float64" if any(standardize_dtype(s.dtype) == "float64" for s in sums) else "float32"
     squares = ops.stack([ops.cast(s, wide) for s in sums])
-    if given.clipnorm:
+    if given.clipnorm is not None:
         norms = ops.sqrt(squares) * scale
         return scale * given.clipnorm / ops.maximum(norms, given.clipnorm)
     norm = ops.sqrt(ops.sum(squares)) * scale

@@ -1,5 +1,6 @@
 """The Keras optimizer."""
 
+from numbers import Real
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ from keras import ops
 
 from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
+from nadam_xla.keras.fused_step import momentum_product
 
 _NARROW = ("bfloat16", "float16")
 
@@ -47,6 +49,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
 
+    # Whether the parent, in its own update, has already put this step's momentum into the product.
+    _product_has_this_step = False
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -68,6 +73,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         check_decay_rate("beta_1", beta_1)
         check_decay_rate("beta_2", beta_2)
         check_not_negative("epsilon", epsilon)
+        if isinstance(loss_scale_factor, Real) and loss_scale_factor == 0:
+            raise ValueError(f"loss_scale_factor is {loss_scale_factor!r}; it must not be zero")
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,
@@ -148,16 +155,19 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """Updates the variables, as the parent's method does, in one fused pass.
 
         Args:
-            grads: a gradient for each variable; None for those that are not to be updated.
+            grads: a gradient for each variable; None for those that are not to be updated. With
+                an empty list nothing happens.
             trainable_variables: those that the optimizer was built for, or some of them, in the
                 order of ``grads``; None: all. On the first call they build the optimizer.
 
         Raises:
             TypeError: a variable is not of a floating dtype.
             ValueError: there are more gradients than variables or fewer; one has a wrong shape; a
-                variable is unknown; there is no gradient at all.
+                variable is unknown; every gradient is None.
         """
         grads = list(grads)
+        if not grads:
+            return
         variables = self._known_variables(trainable_variables)
         if trainable_variables is not None and len(variables) != len(grads):
             raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
@@ -198,11 +208,50 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 values = ops.convert_to_tensor(average), ops.convert_to_tensor(variable)
                 variable.assign(ops.where(overwrites, *values))
 
+    def finalize_variable_values(self, var_list: list[Any]) -> None:
+        """Gives the model's variables the values that training ends with: averages, if asked for.
+
+        Stock leaves them on JAX in the memory of the averages themselves, which the next training
+        step cannot donate twice; ours get their own.
+        """
+        super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":
+            for variable in var_list:
+                variable.assign(ops.copy(variable))
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable and its moments as this step would; ``apply`` does so for all.
+
+        No clipping, no weight decay; the count of iterations and the momentum product stay as they
+        are. It is the parent's own update: stock's, called like this, finds a momentum product
+        without this step's momentum, and divides by zero at the first step.
+
+        Args:
+            gradient: of the variable's shape.
+            variable: one that the optimizer was built for.
+            learning_rate: a scalar.
+
+        Raises:
+            TypeError: the variable is bfloat16.
+        """
+        _refuse_bfloat16([variable])
+        if self._product_has_this_step:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        before = ops.convert_to_tensor(self._u_product)
+        self.assign(self._u_product, momentum_product(before, self.beta_1, self.iterations))
+        super().update_step(gradient, variable, learning_rate)
+        self.assign(self._u_product, before)
+
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         _refuse_bfloat16(trainable_variables)
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        self._product_has_this_step = True
+        try:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        finally:
+            self._product_has_this_step = False
 
 
 def _value(rate: Any) -> Any:

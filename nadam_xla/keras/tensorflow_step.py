@@ -20,9 +20,9 @@ from nadam_xla.keras.fused_step import (
 from nadam_xla.tensorflow import nadam_update, sum_squares
 from nadam_xla.tensorflow.runtime import PLATFORMS, unavailable
 
-# The compiled steps of each optimizer, by the indices of the variables that they update. Kept here
-# because an attribute of the optimizer would be tracked, copied and saved with it.
-_compiled_steps: WeakKeyDictionary[Any, dict[tuple[int, ...], Callable[..., None]]]
+# The compiled steps of each optimizer, by the variables that they update. Kept here because an
+# attribute of the optimizer would be tracked, copied and saved with it.
+_compiled_steps: WeakKeyDictionary[Any, dict[tuple[Any, ...], Callable[..., None]]]
 _compiled_steps = WeakKeyDictionary()
 
 
@@ -41,12 +41,21 @@ def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any
     # Of tf.IndexedSlices, this sums the slices of equal indices.
     dense = [tf.convert_to_tensor(grad) for grad in grads]
     check_leaves(trainable_variables, dense)
-    key = tuple(optimizer._get_variable_index(v) for v in trainable_variables)
+    key = _key(optimizer, trainable_variables)
     compiled_steps = _compiled_steps.setdefault(optimizer, {})
     if key not in compiled_steps:
         compiled_steps[key] = _compiled_step(variables_of(optimizer, trainable_variables))
     shaped = [tf.ensure_shape(g, v.shape) for g, v in zip(dense, trainable_variables, strict=True)]
     compiled_steps[key](shaped, hyperparameters_of(optimizer, tf.convert_to_tensor))
+
+
+def _key(optimizer: Any, trainable_variables: Sequence[Any]) -> tuple[Any, ...]:
+    """The variables' indices, and which of them decay, for that may change between two steps."""
+    indices = [optimizer._get_variable_index(v) for v in trainable_variables]
+    if optimizer.weight_decay is None:
+        return tuple(indices)
+    decays = [optimizer._use_weight_decay(v) for v in trainable_variables]
+    return tuple(zip(indices, decays, strict=True))
 
 
 def _compiled_step(variables: StepVariables) -> Callable[..., None]:
