@@ -24,7 +24,7 @@ CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.t
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
-.PHONY: demo test test-all test-lowest-jax test-newest-jax bench lint format clean
+.PHONY: demo test test-all test-lowest-jax test-newest-jax test-curves bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -40,8 +40,8 @@ test: $(VENV)/.with-test
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
-# against the package as a user installs it.
-test-all: test-lowest-jax test-newest-jax
+# against the package as a user installs it; and Keras's training curves for each argument.
+test-all: test-lowest-jax test-newest-jax test-curves
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -63,6 +63,10 @@ test-newest-jax:
 	@echo "test-newest-jax SKIPPED: there is no Python 3.12 on the PATH or in pyenv, and the" \
 	    "newest JAX needs it; PYTHON312=/path/to/python3.12 names one"
 endif
+
+test-curves: $(VENV)/.with-test
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/curves
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/curves
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
