@@ -1,5 +1,6 @@
 """The Keras optimizer."""
 
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
@@ -166,7 +167,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 variable is unknown; every gradient is None.
         """
         grads = list(grads)
-        if not grads:
+        if not grads:  # as the parent: nothing is trainable, and no step is made
             return
         variables = self._known_variables(trainable_variables)
         if trainable_variables is not None and len(variables) != len(grads):
@@ -202,11 +203,29 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         if not self.ema_overwrite_frequency:
             return
         overwrites = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
-        averages = self._model_variables_moving_average
-        for variable, average in zip(self._trainable_variables, averages, strict=True):
-            if average is not None:
-                values = ops.convert_to_tensor(average), ops.convert_to_tensor(variable)
-                variable.assign(ops.where(overwrites, *values))
+        for variable, average in self._averaged(self._trainable_variables):
+            values = ops.convert_to_tensor(average), ops.convert_to_tensor(variable)
+            self.assign(variable, ops.where(overwrites, *values))
+
+    def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
+        """The parent's, in the averages' dtype: they are wider than narrow variables."""
+        for variable, average in self._averaged(trainable_variables):
+            goes_on = ops.cast(ops.not_equal(self.iterations, 0), average.dtype)
+            momentum = goes_on * self.ema_momentum
+            value = ops.cast(variable, average.dtype)
+            average.assign(momentum * average + (1 - momentum) * value)
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
+        """The parent's, also for narrow variables, and for those that are left when some froze."""
+        for variable, average in self._averaged(trainable_variables):
+            self.assign(variable, ops.convert_to_tensor(average))
+
+    def _averaged(self, variables: list[Any]) -> Iterator[tuple[Any, Any]]:
+        """Each variable that has a moving average, with it."""
+        for variable in variables:
+            average = self._model_variables_moving_average[self._get_variable_index(variable)]
+            if average is not None:  # as it is where the gradient overwrites the variable
+                yield variable, average
 
     def finalize_variable_values(self, var_list: list[Any]) -> None:
         """Gives the model's variables the values that training ends with: averages, if asked for.

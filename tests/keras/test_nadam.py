@@ -262,38 +262,6 @@ def fit(model: keras.Model, epochs: int = 3) -> list[float]:
 
 
 @against_stock
-@pytest.mark.parametrize(
-    "how", [{}, {"jit_compile": False}, {"jit_compile": True}, {"run_eagerly": True}], ids=str
-)
-def test_fit_gives_the_losses_of_stock(how: dict[str, bool]) -> None:
-    ours, stock = model_of(Nadam(1e-2), **how), model_of(keras.optimizers.Nadam(1e-2), **how)
-    np.testing.assert_allclose(fit(ours), fit(stock), rtol=1e-5)
-    assert_all_close(ours.get_weights(), stock.get_weights())
-
-
-@against_stock
-def test_a_loss_scale_optimizer_around_it_gives_the_losses_of_stock() -> None:
-    scaled = keras.optimizers.LossScaleOptimizer
-    ours = model_of(scaled(Nadam(1e-2), initial_scale=1024.0))
-    stock = model_of(scaled(keras.optimizers.Nadam(1e-2), initial_scale=1024.0))
-    np.testing.assert_allclose(fit(ours), fit(stock), rtol=1e-5)
-    assert_all_close(ours.get_weights(), stock.get_weights())
-
-
-@against_stock
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_gives_the_losses_of_stock(policy: str) -> None:
-    def losses(optimizer: Any) -> list[float]:
-        keras.config.set_dtype_policy(policy)
-        try:
-            return fit(model_of(optimizer))
-        finally:
-            keras.config.set_dtype_policy("float32")
-
-    np.testing.assert_allclose(losses(Nadam(1e-3)), losses(keras.optimizers.Nadam(1e-3)), rtol=1e-3)
-
-
-@against_stock
 def test_constraints_hold_after_each_step() -> None:
     def train(optimizer: Any) -> list[np.ndarray]:
         variable = keras.Variable(np.full(3, 0.01, "f"))

@@ -82,17 +82,6 @@ def test_repeated_rows_of_a_sparse_gradient_are_summed() -> None:
     np.testing.assert_allclose(ours, train(keras.optimizers.Nadam(0.01), dense=True), rtol=1e-5)
 
 
-def test_an_embedding_trains_in_fit() -> None:
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input((4,)), keras.layers.Embedding(11, 5), keras.layers.Dense(1)]
-    model = keras.Sequential(layers)
-    model.compile(optimizer=Nadam(0.01), loss="mse")
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 11, (64, 4))
-    losses = model.fit(x, x[..., None] / 11, epochs=10, batch_size=8, verbose=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
-
-
 def test_a_subset_of_the_variables_may_have_gradients() -> None:
     def train(optimizer: Any) -> list[np.ndarray]:
         variables = [keras.Variable(np.ones(3, "f")) for _ in range(3)]
