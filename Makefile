@@ -30,13 +30,14 @@ demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
 # A process has one Keras backend, so Keras's tests run once for each; and one number of devices, so
-# the tests of sharding and the snippets of docs/ run by themselves.
+# the tests of sharding, of keras.distribution and the snippets of docs/ run by themselves.
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest docs
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
+	$(BIN)/python -m pytest tests/keras_distribution
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,

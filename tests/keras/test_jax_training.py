@@ -1,4 +1,4 @@
-"""The ways to train that only Keras on JAX has: stateless steps, under JAX's own transformations."""
+"""The ways to train that only Keras on JAX has: stateless steps, as JAX's own programs."""
 
 from collections.abc import Callable
 from typing import Any
