@@ -1,16 +1,17 @@
 """Which backend runs the fused step, if one does.
 
 ``serves(trainable_variables)`` tells whether these variables can be updated by it now;
-``step(optimizer, grads, trainable_variables)`` updates them.
+``step(optimizer, grads, trainable_variables)`` updates them. Under ``eagerly()`` a variable is
+assigned at once, even where a graph is being traced.
 """
 
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from nadam_xla.keras.tensorflow_step import serves, step
+    from nadam_xla.keras.tensorflow_step import eagerly, serves, step
 elif keras.backend.backend() == "jax":
-    from nadam_xla.keras.jax_step import serves, step
+    from nadam_xla.keras.jax_step import eagerly, serves, step
 else:
-    from nadam_xla.keras.no_step import serves, step
+    from nadam_xla.keras.no_step import eagerly, serves, step
 
-__all__ = ["serves", "step"]
+__all__ = ["eagerly", "serves", "step"]

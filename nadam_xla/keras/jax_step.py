@@ -1,6 +1,7 @@
 """The fused step on the JAX backend."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from nadam_xla.keras.fused_step import (
     variables_of,
 )
 from nadam_xla.native import MODULES
+
+eagerly = nullcontext
 
 
 def serves(trainable_variables: Sequence[Any]) -> bool:

@@ -53,6 +53,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     # Whether the parent, in its own update, has already put this step's momentum into the product.
     _product_has_this_step = False
 
+    # What the variables of a copy are to be, from when it is made until it is built.
+    _copied_values: Any = None
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -95,7 +98,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         )
 
     def build(self, var_list: list[Any]) -> None:
-        """Creates the optimizer's variables, as the parent does; see the class for their dtypes."""
+        """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
+
+        Raises:
+            ValueError: this is a copy of an optimizer that was built for other variables.
+        """
         if self.built:
             return
         super().build(var_list)
@@ -103,6 +110,30 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             narrow = self._u_product  # type: ignore[has-type]
             self._u_product = keras.Variable(1.0, dtype="float32", trainable=False)
             self._untrack_variable(narrow)
+        if self._copied_values is not None:
+            self._take_up_copied_values()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied with its state, which the copy takes up when it is built."""
+        values = self._copied_values
+        if self.built:
+            values = tuple(ops.convert_to_numpy(v) for v in self.variables)
+        return _copy_of, (keras.saving.serialize_keras_object(self), values)
+
+    def _take_up_copied_values(self) -> None:
+        shapes = [tuple(v.shape) for v in self.variables]
+        copied = [value.shape for value in self._copied_values]
+        if shapes != copied:
+            self.built = False
+            raise ValueError(
+                f"{self.name} is a copy of an optimizer with variables of the shapes {copied}; it"
+                f" cannot be built for others, where they have the shapes {shapes}. A new one, with"
+                " the same arguments and no state, is Nadam.from_config(optimizer.get_config())"
+            )
+        with backend_step.eagerly():
+            for variable, value in zip(self.variables, self._copied_values, strict=True):
+                variable.assign(value)
+        self._copied_values = None
 
     def add_variable(
         self,
@@ -271,6 +302,16 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             super()._backend_update_step(grads, trainable_variables, learning_rate)
         finally:
             self._product_has_this_step = False
+
+
+def _copy_of(config: dict[str, Any], values: Any) -> Nadam:
+    # Whoever unpickles trusts the file: it may hold a lambda as a rate.
+    made: Nadam = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    if values is not None:
+        made._copied_values = values
+        for variable, value in zip(made.variables, values, strict=False):  # those that it has yet
+            variable.assign(value)
+    return made
 
 
 def _value(rate: Any) -> Any:

@@ -25,6 +25,8 @@ from nadam_xla.tensorflow.runtime import PLATFORMS, unavailable
 _compiled_steps: WeakKeyDictionary[Any, dict[tuple[Any, ...], Callable[..., None]]]
 _compiled_steps = WeakKeyDictionary()
 
+eagerly = tf.init_scope
+
 
 def serves(trainable_variables: Sequence[Any]) -> bool:
     """Whether kernels can be reached where all variables are, and no strategy is on."""

@@ -4,12 +4,8 @@ KERAS_BACKEND chooses it; `make test` runs this file once for each.
 """
 
 import inspect
-import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -301,64 +297,6 @@ def test_variables_and_config_are_those_of_stock() -> None:
     assert Nadam.from_config(stock.get_config()).get_config() == stock.get_config()
 
 
-def test_a_kept_model_goes_on_as_if_never_saved(tmp_path: Path) -> None:
-    model = model_of(Nadam(1e-2))
-    fit(model)
-    model.save(tmp_path / "model.keras")
-    expected = fit(model)
-
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded.optimizer) is Nadam
-    np.testing.assert_allclose(fit(loaded), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("imports", "custom_objects", "loaded_as"),
-    [
-        ("import nadam_xla.keras", "None", "nadam_xla.keras.optimizer"),
-        ("", "{'nadam_xla>Nadam': keras.optimizers.Nadam}", "keras.src"),
-    ],
-    ids=["ours", "stock in our place"],
-)
-def test_a_fresh_process_loads_our_file(
-    tmp_path: Path, imports: str, custom_objects: str, loaded_as: str
-) -> None:
-    """As stock, nadam_xla need not even be installed."""
-    model = model_of(Nadam(1e-2))
-    fit(model)
-    model.save(tmp_path / "model.keras")
-    code = f"""
-import keras, sys
-{imports}
-model = keras.models.load_model({str(tmp_path / "model.keras")!r}, custom_objects={custom_objects})
-assert ("nadam_xla" in sys.modules) == {bool(imports)}
-print(type(model.optimizer).__module__, int(model.optimizer.iterations))
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    module, iterations = result.stdout.split()
-    assert module.startswith(loaded_as)
-    assert iterations == "36"
-
-
-@pytest.mark.parametrize("saved_by_us", [True, False], ids=["ours to stock", "stock to ours"])
-def test_keras_files_of_one_load_into_the_other(tmp_path: Path, saved_by_us: bool) -> None:
-    kinds = (Nadam, keras.optimizers.Nadam) if saved_by_us else (keras.optimizers.Nadam, Nadam)
-    saved, loaded = (model_of(kind(1e-2)) for kind in kinds)
-    fit(saved)
-    saved.save(tmp_path / "model.keras")
-    loaded.optimizer.build(loaded.trainable_variables)
-    loaded.load_weights(tmp_path / "model.keras")
-    assert type(loaded.optimizer).__mro__[0] is not type(saved.optimizer)
-    assert int(ops.convert_to_numpy(loaded.optimizer.iterations)) == 36
-    for a, b in zip(saved.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
-    if BACKEND != "torch":  # where stock itself goes on differently, see above
-        np.testing.assert_allclose(fit(loaded), fit(saved), rtol=1e-5)
-
-
 @pytest.mark.parametrize("saved_by_us", [True, False], ids=["ours to stock", "stock to ours"])
 def test_variable_stores_of_one_load_into_the_other(saved_by_us: bool) -> None:
     kinds = (Nadam, keras.optimizers.Nadam) if saved_by_us else (keras.optimizers.Nadam, Nadam)
@@ -370,12 +308,6 @@ def test_variable_stores_of_one_load_into_the_other(saved_by_us: bool) -> None:
     loaded.load_own_variables(store)
     for a, b in zip(saved.variables, loaded.variables, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
-
-
-def test_it_pickles() -> None:
-    optimizer = pickle.loads(pickle.dumps(Nadam(0.01, beta_1=0.8)))
-    assert type(optimizer) is Nadam
-    assert optimizer.beta_1 == 0.8
 
 
 def test_one_variable_can_still_be_updated_alone() -> None:
