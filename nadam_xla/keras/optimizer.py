@@ -106,10 +106,6 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         if self.built:
             return
         super().build(var_list)
-        if self._u_product.dtype in _NARROW:  # type: ignore[has-type]
-            narrow = self._u_product  # type: ignore[has-type]
-            self._u_product = keras.Variable(1.0, dtype="float32", trainable=False)
-            self._untrack_variable(narrow)
         if self._copied_values is not None:
             self._take_up_copied_values()
 
@@ -134,6 +130,14 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             for variable, value in zip(self.variables, self._copied_values, strict=True):
                 variable.assign(value)
         self._copied_values = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; a variable that is set is tracked."""
+        # The parent gives it the first variable's dtype. Once tracked it could not be replaced, for
+        # tf.train.Checkpoint refuses a list of variables from which one was taken.
+        if name == "_u_product" and value.dtype in _NARROW:
+            value = keras.Variable(1.0, dtype="float32", trainable=False)
+        super().__setattr__(name, value)
 
     def add_variable(
         self,

@@ -1,4 +1,4 @@
-"""Training functions as SavedModels, loaded where their Python code is not."""
+"""What only TensorFlow saves: training functions as SavedModels, checkpoints of any variables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -111,3 +111,30 @@ def test_a_loaded_training_function_is_in_place(tmp_path: Path) -> None:
 
 def address_of(variable: Any) -> int:
     return np.frombuffer(memoryview(variable.read_value()), np.uint8).ctypes.data
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("built", ["before", "after"])
+def test_a_checkpoint_of_plain_variables_is_restored(
+    tmp_path: Path, dtype: str, built: str
+) -> None:
+    grads = [tf.cast([1.0, -2.0, 3.0 + t], dtype) for t in range(8)]
+
+    def started() -> tuple[tf.Variable, Nadam, tf.train.Checkpoint]:
+        variable, optimizer = tf.Variable(tf.ones(3, dtype)), Nadam(0.1)
+        return variable, optimizer, tf.train.Checkpoint(variable=variable, optimizer=optimizer)
+
+    variable, optimizer, checkpoint = started()
+    for grad in grads[:4]:
+        optimizer.apply([grad], [variable])
+    path = checkpoint.save(tmp_path / "checkpoint")
+    other, restored, checkpoint = started()
+    if built == "before":
+        restored.build([other])
+    status = checkpoint.restore(path)
+    for grad in grads[4:]:
+        optimizer.apply([grad], [variable])
+        restored.apply([grad], [other])
+    status.assert_consumed()
+    np.testing.assert_array_equal(other.numpy(), variable.numpy())
+    assert int(restored.iterations) == 8
