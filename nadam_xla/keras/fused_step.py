@@ -7,6 +7,7 @@ nothing but their sums of squares is needed for them, so no gradient is ever rew
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 from keras.backend import is_float_dtype, standardize_dtype
 
@@ -17,6 +18,9 @@ from nadam_xla.coefficients import Coefficients, Momentum
 # What Keras's schedule calls 0.96**t is Dozat's 0.96**(t * momentum_decay) with this one.
 _MOMENTUM_DECAY = 1.0
 _BASE = 0.96
+
+# The momentum product after t = 0, 1, ... updates, without its factor beta_1**t. It converges.
+_PRODUCTS = np.cumprod([1.0, *(1.0 - 0.5 * _BASE ** np.arange(1, 1024))])
 
 
 class Update(NamedTuple):
@@ -112,6 +116,13 @@ def momentum_product(before: Any, beta_1: Any, iterations: Any) -> Any:
         _MOMENTUM_DECAY,
         ops.cast(before, dtype),
     ).product
+
+
+def momentum_product_after(iterations: Any, beta_1: Any, dtype: str) -> Any:
+    """The product of the momenta of so many updates, all with this ``beta_1``."""
+    products = ops.convert_to_tensor(_PRODUCTS, dtype)
+    product = ops.take(products, ops.minimum(iterations, len(_PRODUCTS) - 1))
+    return product * ops.cast(beta_1, dtype) ** ops.cast(iterations, dtype)
 
 
 def _limit(value: Any) -> Any:

@@ -9,7 +9,7 @@ from keras import ops
 
 from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
-from nadam_xla.keras.fused_step import momentum_product
+from nadam_xla.keras.fused_step import momentum_product, momentum_product_after
 
 _NARROW = ("bfloat16", "float16")
 
@@ -106,6 +106,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         if self.built:
             return
         super().build(var_list)
+        self._keeps_product = any(v is self._u_product for v in self.variables)
         if self._copied_values is not None:
             self._take_up_copied_values()
 
@@ -207,6 +208,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         variables = self._known_variables(trainable_variables)
         if trainable_variables is not None and len(variables) != len(grads):
             raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
+        if self.built and not self._keeps_product:
+            self._restore_product()
         if len(variables) != len(grads) or not backend_step.serves(variables):
             super().apply(grads, trainable_variables)
             return
@@ -221,6 +224,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                     if variable.constraint is not None:
                         variable.assign(variable.constraint(variable))
         self._iterations.assign_add(1)
+
+    def _restore_product(self) -> None:
+        """Gives the momentum product the value that it has after the updates made so far.
+
+        A ``LossScaleOptimizer`` builds its inner optimizer where Keras tracks nothing that is set.
+        So stock's product is not in its state: it is not saved, and on JAX it stays 1.
+        """
+        dtype = self._u_product.dtype
+        self._u_product.assign(momentum_product_after(self.iterations, self.beta_1, dtype))
 
     def _known_variables(self, trainable_variables: Any) -> list[Any]:
         """Those to update, the optimizer being built for them if it is not built yet."""
