@@ -265,7 +265,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
         """The parent's, also for narrow variables, and for those that are left when some froze."""
         for variable, average in self._averaged(trainable_variables):
-            self.assign(variable, ops.convert_to_tensor(average))
+            # A copy: JAX's next step cannot donate one buffer twice.
+            self.assign(variable, ops.copy(average))
 
     def _averaged(self, variables: list[Any]) -> Iterator[tuple[Any, Any]]:
         """Each variable that has a moving average, with it."""
