@@ -275,17 +275,6 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             if average is not None:  # as it is where the gradient overwrites the variable
                 yield variable, average
 
-    def finalize_variable_values(self, var_list: list[Any]) -> None:
-        """Gives the model's variables the values that training ends with: averages, if asked for.
-
-        Stock leaves them on JAX in the memory of the averages themselves, which the next training
-        step cannot donate twice; ours get their own.
-        """
-        super().finalize_variable_values(var_list)
-        if self.use_ema and keras.backend.backend() == "jax":
-            for variable in var_list:
-                variable.assign(ops.copy(variable))
-
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its moments as this step would; ``apply`` does so for all.
 
