@@ -43,7 +43,7 @@ def keep(whose: str, folder: Path) -> Run:
     """A run that nothing interrupts, and that leaves its files in the folder."""
     folder.mkdir()
     model = compiled(dense(), optimizer_of(whose))
-    backup, middle = folder / "backup-of-the-end", "{epoch:02d}"
+    backup = folder / "backup-of-the-end"
 
     def write(epoch: int, logs: Any = None) -> None:
         if epoch > 0:
@@ -55,9 +55,9 @@ def keep(whose: str, folder: Path) -> Run:
 
     callbacks = [
         keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False),
-        keras.callbacks.ModelCheckpoint(str(folder / f"{middle}.keras")),
+        keras.callbacks.ModelCheckpoint(str(folder / "{epoch:02d}.keras")),
         keras.callbacks.ModelCheckpoint(
-            str(folder / f"{middle}.weights.h5"), save_weights_only=True
+            str(folder / "{epoch:02d}.weights.h5"), save_weights_only=True
         ),
         keras.callbacks.LambdaCallback(on_epoch_end=write),
     ]
