@@ -30,7 +30,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
 # A process has one Keras backend, so Keras's tests run once for each; and one number of devices, so
-# the tests of sharding, of keras.distribution and the snippets of docs/ run by themselves.
+# the tests of sharding, of keras.distribution, of tf.distribute and the snippets of docs/ run by themselves.
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
@@ -39,6 +39,7 @@ test: $(VENV)/.with-test
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
 	$(BIN)/python -m pytest tests/keras_distribution
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/distribute
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # against the package as a user installs it; and Keras's training curves for each argument.

@@ -1,6 +1,6 @@
 """Which backend runs the fused step, if one does.
 
-``serves(trainable_variables)`` tells whether these variables can be updated by it now;
+``serves(optimizer, trainable_variables)`` tells whether it can update these variables now;
 ``step(optimizer, grads, trainable_variables)`` updates them. Under ``eagerly()`` a variable is
 assigned at once, even where a graph is being traced.
 """

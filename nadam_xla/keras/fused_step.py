@@ -57,6 +57,21 @@ class Hyperparameters(NamedTuple):
     accumulation_steps: Any
     is_update_step: Any  # whether this step ends an accumulation
 
+    @property
+    def clips(self) -> bool:
+        """Whether gradients are clipped, in whatever way."""
+        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+
+    def after_clipping(self) -> "Hyperparameters":
+        """What is left of them for a step on :func:`clipped_gradients`."""
+        return self._replace(
+            clipnorm=None,
+            global_clipnorm=None,
+            clipvalue=None,
+            loss_scale=None,
+            accumulation_steps=None,
+        )
+
 
 def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVariables:
     """The optimizer's variables for these of the model's.
@@ -251,6 +266,26 @@ def _factors(
     norm = ops.sqrt(ops.sum(squares)) * scale
     factor = given.global_clipnorm * ops.minimum(1.0 / norm, 1.0 / given.global_clipnorm)
     return scale * (factor + (norm - norm))
+
+
+def clipped_gradients(
+    sum_squares: Callable[[Sequence[Any]], list[Any]], grads: Sequence[Any], given: Hyperparameters
+) -> list[Any]:
+    """The gradients as a step with these hyperparameters would take them.
+
+    Unscaled, the mean over an accumulation, and clipped: for replicas, which clip before they sum.
+    """
+    factors = _factors(sum_squares, grads, given)
+    clipped = []
+    for i, grad in enumerate(grads):
+        dtype = compute_dtype(standardize_dtype(grad.dtype))
+        factor = factors[i] if given.clipnorm else factors
+        scaled = ops.cast(grad, dtype) * ops.cast(factor, dtype)
+        if given.clipvalue:
+            bounded = ops.clip(scaled, -given.clipvalue, given.clipvalue)
+            scaled = ops.where(ops.isfinite(scaled), bounded, scaled)
+        clipped.append(scaled)
+    return clipped
 
 
 def _chosen(factors: Any, indices: Sequence[int]) -> Any:

@@ -20,9 +20,9 @@ from nadam_xla.native import MODULES
 eagerly = nullcontext
 
 
-def serves(trainable_variables: Sequence[Any]) -> bool:
+def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
     """Whether JAX runs where there is a kernel."""
-    del trainable_variables
+    del optimizer, trainable_variables
     backend = jax.default_backend()
     return backend == "cpu" or (backend == "gpu" and "cuda" in MODULES)
 

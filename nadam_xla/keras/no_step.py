@@ -7,9 +7,9 @@ from typing import Any
 eagerly = nullcontext
 
 
-def serves(trainable_variables: Sequence[Any]) -> bool:
+def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
     """No variables."""
-    del trainable_variables
+    del optimizer, trainable_variables
     return False
 
 

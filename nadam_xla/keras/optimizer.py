@@ -19,8 +19,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     """Takes the place of ``keras.optimizers.Nadam``: same arguments, variables and files, faster.
 
     On the TensorFlow backend (eagerly, in ``tf.function``, compiled) and on the JAX backend, on the
-    CPU, a step updates all variables and moments in place, in one pass over memory. On other
-    backends and devices, and under a ``tf.distribute`` strategy, it is the parent's own update.
+    CPU, a step updates all variables and moments in place, in one pass over memory. Under
+    ``tf.distribute``'s MirroredStrategy and MultiWorkerMirroredStrategy each replica does so; as in
+    stock Keras, each clips its own gradients before they are summed. On other backends and devices,
+    and under another strategy, it is the parent's own update.
 
     The optimizer's variables of model variables narrower than float32 are kept in float32: in
     bfloat16, where stock Keras turns the model into NaN at the first step, ``beta_2`` rounds to 1.
@@ -210,7 +212,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
         if self.built and not self._keeps_product:
             self._restore_product()
-        if len(variables) != len(grads) or not backend_step.serves(variables):
+        if len(variables) != len(grads) or not backend_step.serves(self, variables):
             super().apply(grads, trainable_variables)
             return
         with keras.name_scope(self.name, caller=self):
@@ -337,6 +339,6 @@ def _refuse_bfloat16(trainable_variables: list[Any]) -> None:
             raise TypeError(
                 f"the variable {getattr(variable, 'path', variable.name)} is bfloat16; only the"
                 " fused update can train it, on the TensorFlow and JAX backends, on the CPU and"
-                " without a tf.distribute strategy. Elsewhere use float32 variables, for instance"
-                " with the dtype policy mixed_bfloat16"
+                " under the tf.distribute strategies that it supports. Elsewhere use float32"
+                " variables, for instance with the dtype policy mixed_bfloat16"
             )

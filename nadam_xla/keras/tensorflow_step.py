@@ -1,83 +1,79 @@
 """The fused step on the TensorFlow backend."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
-from nadam_xla.keras.fused_step import (
-    Hyperparameters,
-    StepVariables,
-    Update,
-    check_leaves,
-    fused_step,
-    hyperparameters_of,
-    variables_of,
-)
-from nadam_xla.tensorflow import nadam_update, sum_squares
+from nadam_xla.keras import tensorflow_replicas
+from nadam_xla.keras.fused_step import check_leaves, hyperparameters_of, variables_of
+from nadam_xla.keras.tensorflow_compiled import compiled_step, dense, key_of
 from nadam_xla.tensorflow.runtime import PLATFORMS, unavailable
 
-# The compiled steps of each optimizer, by the variables that they update. Kept here because an
-# attribute of the optimizer would be tracked, copied and saved with it.
-_compiled_steps: WeakKeyDictionary[Any, dict[tuple[Any, ...], Callable[..., None]]]
-_compiled_steps = WeakKeyDictionary()
+# In a graph of its own no strategy is on, in whose scope ever this module is imported.
+with tf.Graph().as_default():
+    _NO_STRATEGY = tf.distribute.get_strategy()
+
+eagerly = tf.init_scope
 
 eagerly = tf.init_scope
 
 
-def serves(trainable_variables: Sequence[Any]) -> bool:
-    """Whether kernels can be reached where all variables are, and no strategy is on."""
-    reason = unavailable()
+def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
+    """Whether kernels can be reached where all variables are, and the strategy is known.
+
+    Warns once where TensorFlow's XLA cannot be reached, or the strategy is not known.
+    """
+    strategy = optimizer._distribution_strategy
+    reason = unavailable() or _unknown(strategy)
     if reason is not None:
         _warn_once(reason)
         return False
-    have_kernels = all(_has_kernel(_variable(v).device) for v in trainable_variables)
-    return have_kernels and not tf.distribute.has_strategy()
+    if tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy:
+        return False  # and the parent's method says what is wrong
+    has_replicas = isinstance(strategy, tensorflow_replicas.STRATEGIES)
+    return all(
+        _has_kernel(component.device, has_replicas)
+        for variable in trainable_variables
+        for component in strategy.experimental_local_results(tensorflow_replicas.native(variable))
+    )
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
-    # Of tf.IndexedSlices, this sums the slices of equal indices.
-    dense = [tf.convert_to_tensor(grad) for grad in grads]
-    check_leaves(trainable_variables, dense)
-    key = _key(optimizer, trainable_variables)
-    compiled_steps = _compiled_steps.setdefault(optimizer, {})
-    if key not in compiled_steps:
-        compiled_steps[key] = _compiled_step(variables_of(optimizer, trainable_variables))
-    shaped = [tf.ensure_shape(g, v.shape) for g, v in zip(dense, trainable_variables, strict=True)]
-    compiled_steps[key](shaped, hyperparameters_of(optimizer, tf.convert_to_tensor))
+    check_leaves(trainable_variables, grads)
+    if isinstance(optimizer._distribution_strategy, tensorflow_replicas.STRATEGIES):
+        tensorflow_replicas.step(optimizer, grads, trainable_variables)
+        return
+    key = key_of(optimizer, trainable_variables)
+    compiled = compiled_step(
+        optimizer, 0, key, lambda: variables_of(optimizer, trainable_variables)
+    )
+    given = hyperparameters_of(optimizer, tf.convert_to_tensor)
+    compiled(dense(grads, trainable_variables), given)
 
 
-def _key(optimizer: Any, trainable_variables: Sequence[Any]) -> tuple[Any, ...]:
-    """The variables' indices, and which of them decay, for that may change between two steps."""
-    indices = [optimizer._get_variable_index(v) for v in trainable_variables]
-    if optimizer.weight_decay is None:
-        return tuple(indices)
-    decays = [optimizer._use_weight_decay(v) for v in trainable_variables]
-    return tuple(zip(indices, decays, strict=True))
-
-
-def _compiled_step(variables: StepVariables) -> Callable[..., None]:
-    # It captures the variables: as arguments they would cost an eager step almost twice as much.
-    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-    def compiled_step(grads: list[Any], given: Hyperparameters) -> None:
-        fused_step(Update(nadam_update, sum_squares), variables, grads, given)
-
-    return compiled_step  # type: ignore[no-any-return]
-
-
-def _variable(variable: Any) -> Any:
-    return variable if isinstance(variable, tf.Variable) else variable.value
+def _unknown(strategy: Any) -> str | None:
+    """Why the fused step does not run under this strategy; None where it does."""
+    known = (*tensorflow_replicas.STRATEGIES, tf.distribute.OneDeviceStrategy)
+    if strategy is _NO_STRATEGY or isinstance(strategy, known):
+        return None
+    return (
+        f"nadam_xla's fused update does not run under {type(strategy).__name__}; of the strategies"
+        " of tf.distribute, it supports MirroredStrategy, MultiWorkerMirroredStrategy and"
+        " OneDeviceStrategy"
+    )
 
 
 @cache  # asked for every variable at every eager step
-def _has_kernel(device: str) -> bool:
+def _has_kernel(device: str, has_replicas: bool) -> bool:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
-    served = {None, "CPU", *(["GPU"] if "CUDA" in PLATFORMS else [])}
-    return device_type in served
+    # Replicas on GPUs reduce in other ways, which nobody has tried.
+    on_gpus = "CUDA" in PLATFORMS and not has_replicas
+    return device_type in {None, "CPU", *(["GPU"] if on_gpus else [])}
 
 
 @cache

@@ -361,12 +361,12 @@ def test_bad_leaves_are_errors_that_name_the_variable(
 
 @only_where_fused
 def test_only_fused_backends_are_served() -> None:
-    assert backend_step.serves([keras.Variable(np.zeros(3, "f"))])
+    assert backend_step.serves(Nadam(), [keras.Variable(np.zeros(3, "f"))])
 
 
 @pytest.mark.skipif(FUSED, reason=f"{BACKEND} has a fused step")
 def test_other_backends_take_the_parents_update() -> None:
-    assert not backend_step.serves([keras.Variable(np.zeros(3, "f"))])
+    assert not backend_step.serves(Nadam(), [keras.Variable(np.zeros(3, "f"))])
 
 
 @only_where_fused

@@ -13,7 +13,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from nadam_xla.keras import Nadam, tensorflow_step
+from nadam_xla.keras import Nadam, tensorflow_compiled, tensorflow_step
 
 
 def apply_once(optimizer: Any, caller: Any = lambda f: f) -> np.ndarray:
@@ -98,20 +98,22 @@ def test_a_subset_of_the_variables_may_have_gradients() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_under_a_strategy_it_is_the_parents_update() -> None:
+def test_under_a_strategy_of_one_device_it_is_fused() -> None:
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
-    def train(make: Any) -> list[np.ndarray]:
+    def train(make: Any) -> keras.Model:
         keras.utils.set_random_seed(0)
         with strategy.scope():
             model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
             model.compile(optimizer=make(0.01), loss="mse")
         x = np.random.default_rng(0).normal(size=(32, 4)).astype("f")
         model.fit(x, x[:, :2], epochs=2, batch_size=8, shuffle=False, verbose=0)
-        return model.get_weights()
+        return model
 
-    for a, b in zip(train(Nadam), train(keras.optimizers.Nadam), strict=True):
+    ours, stock = train(Nadam), train(keras.optimizers.Nadam)
+    for a, b in zip(ours.get_weights(), stock.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert ours.optimizer in tensorflow_compiled._steps
 
 
 def test_where_xla_cannot_be_reached_it_warns_once_and_trains(
@@ -127,11 +129,11 @@ def test_where_xla_cannot_be_reached_it_warns_once_and_trains(
 def test_the_compiled_steps_go_with_their_optimizer() -> None:
     optimizer = Nadam()
     apply_once(optimizer)
-    assert optimizer in tensorflow_step._compiled_steps
-    before = len(tensorflow_step._compiled_steps)
+    assert optimizer in tensorflow_compiled._steps
+    before = len(tensorflow_compiled._steps)
     del optimizer
     gc.collect()
-    assert len(tensorflow_step._compiled_steps) < before
+    assert len(tensorflow_compiled._steps) < before
 
 
 def test_a_step_is_traced_once() -> None:
@@ -140,5 +142,5 @@ def test_a_step_is_traced_once() -> None:
     optimizer.build([variable])
     for step in range(10):
         optimizer.apply([tf.ones(3) * step], [variable])
-    (compiled,) = tensorflow_step._compiled_steps[optimizer].values()
+    (compiled,) = tensorflow_compiled._steps[optimizer].values()
     assert compiled.experimental_get_tracing_count() == 1
