@@ -17,6 +17,9 @@ endif
 
 # The lower bounds of the extra `jax`, as pins.
 LOWEST_JAX := $(shell sed -n 's/^jax = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",' | sed 's/>=/==/g')
+# The same of `tensorflow` and `keras`, and the smaller package that the tests need.
+LOWEST_TENSORFLOW := $(shell sed -n 's/^\(tensorflow\|keras\) = \[\(.*\)\]$$/\2/p' pyproject.toml | \
+    tr -d '",' | sed 's/>=/==/g; s/^tensorflow=/tensorflow-cpu=/')
 # The extra `cuda-toolkit`.
 CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 # Newer versions of JAX exist for Python 3.12 than for 3.11. pyenv's python3.12 is on the PATH even
@@ -24,7 +27,8 @@ CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.t
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
-.PHONY: demo test test-all test-lowest-jax test-newest-jax test-curves bench lint format clean
+.PHONY: demo test test-all test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves bench \
+    lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -42,8 +46,9 @@ test: $(VENV)/.with-test
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/distribute
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
-# against the package as a user installs it; and Keras's training curves for each argument.
-test-all: test-lowest-jax test-newest-jax test-curves
+# TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX; against the package as a
+# user installs it; and Keras's training curves for each argument.
+test-all: test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -69,6 +74,14 @@ endif
 test-curves: $(VENV)/.with-test
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/curves
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/curves
+
+test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
+	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/tensorflow tests/keras
+	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/distribute
+
+$(VENV)-lowest-tensorflow/.installed: PYTHON_OF_VENV = $(PYTHON)
+$(VENV)-lowest-tensorflow/.installed: PINS = $(LOWEST_TENSORFLOW)
+$(VENV)-lowest-tensorflow/.installed: EXTRA = test-tensorflow
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
@@ -104,9 +117,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A normal installation, whole again whenever the package has changed.
+EXTRA = test-jax
 $(VENV)-%/.installed: $(SOURCES) $(shell find nadam_xla -name '*.py')
 	$(PYTHON_OF_VENV) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet $(PINS) '.[test-jax]' $(WITH_TESTING_MODULE) \
+	$(@D)/bin/python -m pip install --quiet $(PINS) '.[$(EXTRA)]' $(WITH_TESTING_MODULE) \
 	    $(DEFINE).NADAM_XLA_CUDA=OFF
 	touch $@
 

@@ -333,6 +333,7 @@ def test_a_replica_that_only_accumulates_sends_and_computes_nothing(
     assert sorted(device for call in calls for device in call) == sorted(2 * DEVICES)
 
 
+@pytest.mark.filterwarnings("ignore:device_name is being deprecated")  # no platform has a number
 def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> None:
     optimizer, variables, _ = step_of(mirrored, weight_decay=0.1)
     given = hyperparameters_of(optimizer, tf.convert_to_tensor)
@@ -340,7 +341,7 @@ def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> N
         with tf.device(DEVICES[replica]):
             arguments = [tf.ones(v.shape) for v in variables], given
             ir = compiled.experimental_get_compiler_ir(*arguments)
-            text = ir(stage="optimized_hlo", platform_name="CPU")
+            text = ir(stage="optimized_hlo", device_name=f"/device:{DEVICES[replica]}")
         assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
         assert not re.findall(r"= \w+\[\d.* copy\(.*", text), "an array is copied"
         aliases = text.split("entry_computation_layout")[0]

@@ -1,5 +1,6 @@
 """What only TensorFlow saves: training functions as SavedModels, checkpoints of any variables."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,12 @@ print("nadam_xla.keras" in sys.modules)
 """
 
 
+# In the words of newer versions of XLA, or of TensorFlow 2.18's.
+NO_KERNEL = (
+    "No (FFI handler registered for|registered implementation for FFI custom call to) nadam_xla_"
+)
+
+
 def test_a_saved_training_function_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
     """Without the kernels it is an error; after ``import nadam_xla.tensorflow`` the same runs."""
     expected = trained_and_saved(Nadam, tmp_path / "saved")
@@ -91,7 +98,7 @@ def test_a_saved_training_function_goes_on_in_a_fresh_process(tmp_path: Path) ->
     output = output_of(LOADED, tmp_path / "saved", tmp_path / "batches.npz", STEPS)
     plain, compiled, losses, imported = output.strip().splitlines()
     for message in (plain, compiled):
-        assert "No FFI handler registered for nadam_xla_" in message
+        assert re.search(NO_KERNEL, message)
     np.testing.assert_allclose([float(x) for x in losses.split()], expected, rtol=1e-6)
     assert imported == "False"
 

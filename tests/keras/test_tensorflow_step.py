@@ -1,12 +1,14 @@
 """What only Keras on TensorFlow has: variables of TensorFlow's own, strategies, a hidden XLA."""
 
 import gc
+import re
 import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from processes import output_of
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("for the TensorFlow backend", allow_module_level=True)
@@ -124,6 +126,50 @@ def test_where_xla_cannot_be_reached_it_warns_once_and_trains(
         ours = apply_once(Nadam(0.1))
     assert len(caught) == 1
     np.testing.assert_array_equal(ours, apply_once(keras.optimizers.Nadam(0.1)))
+
+
+WITHOUT_XLA = """
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+tf.sysconfig.get_lib = lambda: "/nowhere"
+
+from nadam_xla.keras import Nadam
+from nadam_xla.tensorflow import raw_ops
+
+
+def losses(kind, **how):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile(optimizer=kind(0.01, weight_decay=0.1), loss="mse", **how)
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("f")
+    return model.fit(x, x[:, :2], batch_size=8, shuffle=False, verbose=0).history["loss"]
+
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for how in ({}, {"jit_compile": True}, {"run_eagerly": True}):
+        assert losses(Nadam, **how) == losses(keras.optimizers.Nadam, **how)
+print(*(w.message for w in caught if "nadam_xla" in str(w.message)), sep="\\n")
+one = tf.Variable(1.0)
+names = "momentum next_momentum momentum_product beta2_power lr beta1 beta2 epsilon".split()
+try:
+    raw_ops.ResourceApplyNadam(var=one, m=one, v=one, grad=one, **dict.fromkeys(names, 0.5))
+except NotImplementedError as error:
+    print(error)
+"""
+
+
+def test_in_a_tensorflow_without_a_known_xla_it_warns_once_and_the_raw_ops_raise() -> None:
+    warning, error = output_of(WITHOUT_XLA).splitlines()
+    reason = rf"cannot reach the XLA of TensorFlow {re.escape(tf.__version__)} \(OSError: /nowhere/"
+    for message in (warning, error):
+        assert re.search(reason, message)
+        assert "it supports TensorFlow 2.18 to 2.21 for Linux" in message
+    assert warning.endswith("Training goes on by Keras's own update.")
 
 
 def test_the_compiled_steps_go_with_their_optimizer() -> None:

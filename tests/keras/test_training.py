@@ -46,7 +46,9 @@ def assert_same_training(
     return model
 
 
-def assert_same_error(train: Callable[[Make], Any], error: type[Exception], match: str) -> None:
+def assert_same_error(
+    train: Callable[[Make], Any], error: type[Exception] | tuple[type[Exception], ...], match: str
+) -> None:
     for make in (Stock, Nadam):
         with pytest.raises(error, match=match):
             train(make)
@@ -354,8 +356,9 @@ def test_a_model_with_averages_may_be_fitted_again() -> None:
 def test_new_variables_between_fits_need_a_new_optimizer() -> None:
     assert_same_error(
         lambda make: changed_after_training(make, new_optimizer=False),
-        ValueError,
-        "recreate a new optimizer|the optimizer was built with 4 variables",
+        # Keras 3.10 fails as it puts that message together, in a graph.
+        (ValueError, NotImplementedError),
+        "recreate a new optimizer|was built with 4 variables|numpy.. is only available",
     )
     assert_same_training(lambda make: changed_after_training(make, new_optimizer=True))
 
