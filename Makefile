@@ -38,7 +38,9 @@ demo: $(VENV)/.with-demo
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
-	$(BIN)/python -m pytest docs
+	$(BIN)/python -m pytest docs/jax.md
+	KERAS_BACKEND=jax $(BIN)/python -m pytest docs/keras.md
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest docs/keras.md
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
 	$(BIN)/python -m pytest tests/keras_distribution
@@ -53,7 +55,7 @@ test-all: test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs
+	$(<D)/bin/pytest docs/jax.md
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
@@ -62,7 +64,7 @@ ifneq ($(PYTHON312),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs
+	$(<D)/bin/pytest docs/jax.md
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
 else
