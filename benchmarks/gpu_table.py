@@ -106,7 +106,7 @@ def copies(figures: Figures) -> str:
     for m in figures.copies():
         rates.setdefault(m.framework, []).extend([m.rate / 1e9] if m.rate else [])
     return "\n".join(
-        f"Copy on the device, {framework}: {min(found):.0f} to {max(found):.0f} GB/s, read and"
+        f"Copy on the device, {framework}: {min(found):.4g} to {max(found):.4g} GB/s, read and"
         " written"
         for framework, found in rates.items()
         if found

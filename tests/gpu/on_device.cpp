@@ -286,7 +286,7 @@ class Sums {
 
   std::vector<T> compare() {
     const std::vector<T> found = sums_.read();
-    const double tolerance = sizeof(T) == sizeof(float) ? 2e-7 : 1e-14;
+    const double tolerance = sizeof(T) == sizeof(float) ? 3e-7 : 1e-14;
     for (std::size_t i = 0; i < found.size(); ++i) {
       require(std::abs(found[i] - expected_[i]) <= tolerance * expected_[i],
               "sum " + std::to_string(i) + " of squares is " + std::to_string(found[i]) +

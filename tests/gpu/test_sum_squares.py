@@ -12,9 +12,9 @@ from nadam_xla.jax import sum_squares
 
 RUNS = 20
 
-# They are added up in float64, so that no more than the squares' own rounding and that of the
-# result are left; the host's sums come in another order.
-TOLERANCE = {"float64": 1e-14, "float32": 2e-7, "bfloat16": 2e-7, "float16": 2e-7}
+# Of float32, a GPU adds four squares as they are, which rounds up to four times; all else is added
+# up in float64. The host adds in another order, which shows in float64.
+TOLERANCE = {"float64": 1e-14, "float32": 3e-7, "bfloat16": 3e-7, "float16": 3e-7}
 
 LENGTHS = [0, 1, 3, 4, 5, 1023, 1024, 1025, 4095, 4097, 65_537, 1_000_003]
 

@@ -25,6 +25,7 @@ def test_every_jax_contender_runs_and_counts_its_bytes(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_jax_steps, "BYTES_COPIED", 4096)
+    monkeypatch.setattr(gpu_steps, "TURNS", (3, 3))
     builds = gpu_jax_steps.contenders(SHAPES, dtype)
     figures = dict(gpu_steps.measure(builds, [], seconds=30))
     assert set(figures) == {COPY, OURS_LOOP, XLA_LOOP, OURS_CALL, XLA_CALL}
@@ -56,6 +57,7 @@ def test_pytorchs_contenders_run_and_count_their_bytes(
     from benchmarks import gpu_torch_compiled, gpu_torch_steps  # noqa: PLC0415
 
     monkeypatch.setattr(gpu_torch_steps, "BYTES_COPIED", 4096)
+    monkeypatch.setattr(gpu_steps, "TURNS", (3, 3))
     builds = gpu_torch_steps.contenders(SHAPES, dtype)
     assert set(gpu_torch_compiled.contenders(SHAPES, dtype)) == {COPY, gpu_cases.TORCH_COMPILED}
     figures = dict(gpu_steps.measure(builds, [], seconds=30))

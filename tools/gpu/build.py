@@ -8,7 +8,7 @@ from tools.gpu.layout import BUILT, CMAKE, LOGS, ON_DEVICE, PYTHON, SITE, SOURCE
 from tools.gpu.outcome import Outcome, failed, passed
 from tools.gpu.processes import Running
 
-SECONDS = 240
+SECONDS = 200
 DEFINES = ("NADAM_XLA_CUDA=ON", "NADAM_XLA_TESTING=ON")
 
 
@@ -22,7 +22,14 @@ def build() -> Iterator[Outcome]:
     install = [*PYTHON, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps"]
     options = [f"--config-settings={setting}" for setting in settings]
     finished = Running(
-        [*install, "--disable-pip-version-check", f"--target={SITE}", *options, SOURCES],
+        [
+            *install,
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            f"--target={SITE}",
+            *options,
+            SOURCES,
+        ],
         LOGS / "build.log",
         seconds=SECONDS,
         environment={"CUDACXX": str(compiler)},

@@ -10,6 +10,7 @@ SITE = BUILT / "site"  # nadam_xla, installed
 CMAKE = BUILT / "cmake"
 ON_DEVICE = BUILT / "on_device"
 LOGS = BUILT / "logs"
+CACHES = BUILT / "caches"
 
 # Safe path: Python must find the package that was built, not the sources in its folder.
 PYTHON = (sys.executable, "-P")
@@ -21,6 +22,9 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(filter(None, map(str, (SITE, SOURCES, _inherited or "")))),
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "CUDA_CACHE_PATH": str(CACHES / "cuda"),
+    "TRITON_CACHE_DIR": str(CACHES / "triton"),
+    "TORCHINDUCTOR_CACHE_DIR": str(CACHES / "inductor"),
     "JAX_PLATFORMS": "cuda,cpu",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }

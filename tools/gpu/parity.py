@@ -7,8 +7,8 @@ from tools.gpu.layout import ENVIRONMENT, LOGS, ON_DEVICE, PYTHON, SOURCES
 from tools.gpu.outcome import Outcome, failed, passed, skipped
 from tools.gpu.processes import Running
 
-SECONDS = 240
-SECONDS_ON_DEVICE = 60
+SECONDS = 200
+SECONDS_ON_DEVICE = 30
 
 
 def check() -> Iterator[Outcome]:

@@ -8,7 +8,7 @@ from tools.gpu.layout import ENVIRONMENT, LOGS, ON_DEVICE, PYTHON, SOURCES
 from tools.gpu.outcome import Outcome, failed, passed, skipped
 from tools.gpu.processes import Finished, Running
 
-SECONDS = 120
+SECONDS = 90
 TOOLS = ("memcheck", "racecheck", "initcheck")
 FOUND = 9  # the exit status for errors
 NOTHING_FOUND = re.compile(r"(?:ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)")
