@@ -1,6 +1,5 @@
 """JAX on a GPU: ours and optax's step as XLA compiles it, in a compiled loop and a call a step."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,8 +19,9 @@ TRACERS = (seen_by_jax, seen_by_torch)
 
 BYTES_COPIED = 2**30
 COPIES = 10
-ELEMENTS_IN_LOOP = 2**32
-STEPS_IN_LOOP = (10, 200)  # at least and at most
+ELEMENTS_IN_LOOP = 2**34
+STEPS_IN_LOOP = (10, 2000)  # at least and at most
+LEAVES_A_STEP = 2  # of a loop at most, so that the one call with all leaves does not show
 ELEMENTS_IN_CALLS = 2**31
 STEPS_IN_CALLS = (5, 50)
 
@@ -67,19 +67,24 @@ class LeavesOnDevice(Leaves):
 def contenders(shapes: Shapes, dtype: str) -> dict[str, Build]:
     leaves = LeavesOnDevice(shapes, dtype)
     parameters = elements(shapes)
-    in_loop = int(np.clip(ELEMENTS_IN_LOOP // parameters, *STEPS_IN_LOOP))
+    wanted = max(ELEMENTS_IN_LOOP // parameters, len(shapes) // LEAVES_A_STEP)
+    in_loop = int(np.clip(wanted, *STEPS_IN_LOOP))
     in_calls = int(np.clip(ELEMENTS_IN_CALLS // parameters, *STEPS_IN_CALLS))
 
-    def build(way: Callable[..., Callable[[], None]], optimizer: Optimizer, steps: int) -> Run:
-        return Run(way(optimizer, leaves, steps), steps, leaves.bytes_of_step())
+    def loop(optimizer: Optimizer) -> Run:
+        run = compiled_loop(optimizer, leaves, in_loop)
+        return Run(run, in_loop, leaves.bytes_of_step(), counted=False)
 
-    donated = partial(calls, donate=True)
+    def call(optimizer: Optimizer) -> Run:
+        run = calls(optimizer, leaves, in_calls, donate=True)
+        return Run(run, in_calls, leaves.bytes_of_step())
+
     return {
         COPY: copy,
-        OURS_LOOP: partial(build, compiled_loop, OURS, in_loop),
-        XLA_LOOP: partial(build, compiled_loop, XLA, in_loop),
-        OURS_CALL: partial(build, donated, OURS, in_calls),
-        XLA_CALL: partial(build, donated, XLA, in_calls),
+        OURS_LOOP: partial(loop, OURS),
+        XLA_LOOP: partial(loop, XLA),
+        OURS_CALL: partial(call, OURS),
+        XLA_CALL: partial(call, XLA),
     }
 
 
@@ -92,4 +97,4 @@ def copy() -> Run:
             copied = compiled(source)
         copied.block_until_ready()
 
-    return Run(run, COPIES, 2 * source.nbytes)
+    return Run(run, COPIES, 2 * source.nbytes, counted=False)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.gpu_cases import CASES, COPY, PRECISIONS, WEIGHTS
+from benchmarks.gpu_cases import CASES, PRECISIONS, WEIGHTS
 from benchmarks.interleave import Turns, interleave
 from benchmarks.launches import Launches, launches_a_step
 
@@ -37,6 +37,7 @@ class Run:
     run: Callable[[], None]  # returns when the device is done
     steps: int  # in a turn
     bytes: int  # that a step must read and write
+    counted: bool = True  # whether its launches are: long loops start too many for a profiler
 
 
 Build = Callable[[], Run]
@@ -100,7 +101,7 @@ def measure(
         int(min(max(possible, TURNS[0]), TURNS[1])),
     )
     for name, run in runs.items():
-        counted = None if name == COPY else launches_a_step(run.run, run.steps, tracers)
+        counted = launches_a_step(run.run, run.steps, tracers) if run.counted else None
         yield name, figures_of(turns, name, run, counted)
 
 

@@ -94,6 +94,8 @@ def _or_not(figure: float | None) -> str:
 
 
 def _launches(m: Measured) -> str:
+    if m.contender in (OURS_LOOP, XLA_LOOP):
+        return "as in a call"
     if m.launches is None:
         return "not counted"
     ours = f", {m.our_launches:g} of them ours" if m.our_launches else ""

@@ -99,7 +99,7 @@ def check() -> Iterator[Outcome]:
 
 def _judged(part: str, results: str, inside: int, outside: int) -> Outcome:
     if outside:
-        return failed(part, f"{outside} calls of {inside + outside} are recorded in none; {DUMP}")
+        return failed(part, f"XLA recorded {inside} calls of {inside + outside}; {DUMP}")
     if not inside:
         return passed(part, f"{results}; whether they were recorded XLA's dump does not show")
-    return passed(part, f"{results}; all {inside} calls are recorded in one")
+    return passed(part, f"{results}; XLA recorded all {inside} calls")
