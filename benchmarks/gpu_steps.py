@@ -27,6 +27,7 @@ MODULES = {  # each has contenders(shapes, dtype) and TRACERS
     "torch_compiled": "benchmarks.gpu_torch_compiled",
 }
 SHARE_OF_TURNS = 0.5  # of a case's time; the rest is for compiling and counting
+NO_TIME = "no time was left"
 ALWAYS_BUILT = 3  # contenders of a case that are built whatever time that takes: the first ones
 
 
@@ -83,7 +84,7 @@ def measure(
     runs: dict[str, Run] = {}
     for name, build in builds.items():
         if time.monotonic() > until and len(runs) >= ALWAYS_BUILT:
-            yield name, {"note": "no time was left"}
+            yield name, {"note": NO_TIME}
             continue
         try:
             runs[name] = build()

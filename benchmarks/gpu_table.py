@@ -77,7 +77,7 @@ def _cells(figures: Figures, case: str, precision: str, contender: str) -> list[
     m = figures.of(case, precision, contender)
     if m is None or m.time is None or m.low is None or m.high is None:
         why = f": {m.note}" if m and m.note else ""
-        return [f"{NOT_MEASURED}{why}".replace("|", "/"), "", "", "", "", ""]
+        return [f"{NOT_MEASURED}{why}".replace("|", "/"), *[NOT_MEASURED] * 5]
     milliseconds = [f"{1e3 * seconds:.4g}" for seconds in (m.time, m.low, m.high)]
     return [
         f"{milliseconds[0]} ({milliseconds[1]} to {milliseconds[2]})",

@@ -7,7 +7,9 @@ from textwrap import dedent
 
 import pytest
 
-from tools.gpu import command_buffer, machine, recorded_run, sanitizer, short_run
+from benchmarks.gpu_cases import OURS_CALL, OURS_LOOP, TINY, TORCH_FUSED, XLA_CALL
+from benchmarks.gpu_steps import NO_TIME, Measured
+from tools.gpu import benchmark, command_buffer, machine, recorded_run, sanitizer, short_run
 from tools.gpu.check import Check
 from tools.gpu.layout import SOURCES
 from tools.gpu.outcome import Verdict, failed, passed, skipped
@@ -91,6 +93,28 @@ def test_what_compute_sanitizer_says(
 ) -> None:
     outcome = sanitizer.judged("memcheck", Finished(status, output, tmp_path / "log"))
     assert outcome.verdict is (verdict or Verdict.PASSED)
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "contender", "note", "verdict"),
+    [
+        ("benchmark, jax", 0, OURS_LOOP, "", Verdict.PASSED),
+        ("benchmark, jax", 0, OURS_LOOP, NO_TIME, Verdict.PASSED),
+        ("benchmark, jax", 0, OURS_CALL, "XlaRuntimeError: launch", Verdict.FAILED),
+        ("benchmark, jax", 0, XLA_CALL, "XlaRuntimeError: memory", Verdict.PASSED),
+        ("benchmark, jax", 1, OURS_LOOP, "", Verdict.FAILED),
+        ("benchmark, jax", None, OURS_LOOP, "", Verdict.SKIPPED),
+        ("benchmark, torch", 1, TORCH_FUSED, "", Verdict.SKIPPED),
+    ],
+)
+def test_ours_must_run_in_the_benchmarks_and_others_may_be_missing(
+    part: str, status: int | None, contender: str, note: str, verdict: Verdict, tmp_path: Path
+) -> None:
+    time = None if note else 1.0
+    measured = [Measured("jax", TINY, "float32", contender, time=time, note=note)]
+    outcome = benchmark.judged(part, Finished(status, "", tmp_path / "log"), measured)
+    assert outcome.verdict is verdict
+    assert outcome.detail.startswith("0 figures" if note else "1 figures")
 
 
 def test_calls_in_the_steps_that_xla_dumps() -> None:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from benchmarks.gpu_table import report
 from tools.gpu import build, command_buffer, machine, parity, sanitizer
+from tools.gpu.benchmark import SHARES, Benchmarks
 from tools.gpu.layout import BUILT, SITE, SOURCES
 from tools.gpu.outcome import Outcome, Verdict
 
@@ -91,10 +93,6 @@ def is_built() -> bool:
 
 def conclude(check: Check) -> None:
     """Measures, unless nothing could be built, and prints the table."""
-    # Not at the top: they need packages that this machine may not have.
-    from benchmarks.gpu_table import report  # noqa: PLC0415
-    from tools.gpu.benchmark import SHARES, Benchmarks  # noqa: PLC0415
-
     benchmarks = Benchmarks()
     if is_built():
         for framework in SHARES:
