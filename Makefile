@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-CXX_FILES := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find kernels tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # What the native modules, and so the editable installation, are made of.
-SOURCES := pyproject.toml $(shell find CMakeLists.txt kernels -name CMakeLists.txt) $(CXX_FILES)
+SOURCES := pyproject.toml $(shell find CMakeLists.txt kernels -type f)
 DEFINE := --config-settings=cmake.define
 WITH_TESTING_MODULE := $(DEFINE).NADAM_XLA_TESTING=ON
 
@@ -38,6 +38,7 @@ demo: $(VENV)/.with-demo
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
+	$(BIN)/python -m pytest tests/gpu tests/gpu_check
 	$(BIN)/python -m pytest docs/jax.md
 	KERAS_BACKEND=jax $(BIN)/python -m pytest docs/keras.md
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest docs/keras.md
