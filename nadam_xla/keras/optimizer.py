@@ -19,10 +19,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     """Takes the place of ``keras.optimizers.Nadam``: same arguments, variables and files, faster.
 
     On the TensorFlow backend (eagerly, in ``tf.function``, compiled) and on the JAX backend, on the
-    CPU, a step updates all variables and moments in place, in one pass over memory. Under
-    ``tf.distribute``'s MirroredStrategy and MultiWorkerMirroredStrategy each replica does so; as in
-    stock Keras, each clips its own gradients before they are summed. On other backends and devices,
-    and under another strategy, it is the parent's own update.
+    CPU and on GPUs for which there is the CUDA module, a step updates all variables and moments in
+    place, in one pass over memory. Under ``tf.distribute``'s MirroredStrategy and
+    MultiWorkerMirroredStrategy each replica does so; as in stock Keras, each clips its own
+    gradients before they are summed. On other backends and devices, and under another strategy, it
+    is the parent's own update.
 
     The optimizer's variables of model variables narrower than float32 are kept in float32: in
     bfloat16, where stock Keras turns the model into NaN at the first step, ``beta_2`` rounds to 1.
@@ -338,7 +339,8 @@ def _refuse_bfloat16(trainable_variables: list[Any]) -> None:
         if keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
             raise TypeError(
                 f"the variable {getattr(variable, 'path', variable.name)} is bfloat16; only the"
-                " fused update can train it, on the TensorFlow and JAX backends, on the CPU and"
-                " under the tf.distribute strategies that it supports. Elsewhere use float32"
-                " variables, for instance with the dtype policy mixed_bfloat16"
+                " fused update can train it, on the TensorFlow and JAX backends, where there is a"
+                " kernel for its device and under the tf.distribute strategies that are supported."
+                " Elsewhere use float32 variables, for instance with the dtype policy"
+                " mixed_bfloat16"
             )
