@@ -6,6 +6,7 @@ nothing but their sums of squares is needed for them, so no gradient is ever rew
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import proxy
 
 import numpy as np
 from keras import ops
@@ -31,7 +32,7 @@ class Update(NamedTuple):
 
 
 class StepVariables(NamedTuple):
-    """The variables that a step reads and writes, leaf by leaf, and the momentum product."""
+    """What a step reads and writes: variables, leaf by leaf, and the momentum product."""
 
     params: Sequence[Any]
     momentums: Sequence[Any]
@@ -39,6 +40,7 @@ class StepVariables(NamedTuple):
     accumulated_gradients: Sequence[Any] | None
     u_product: Any
     decays: Sequence[bool]  # to which weight decay applies
+    assign: Callable[[Any, Any], None]  # writes a variable
 
 
 class Hyperparameters(NamedTuple):
@@ -80,6 +82,13 @@ def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVari
     """
     indices = [optimizer._get_variable_index(v) for v in trainable_variables]
     accumulates = optimizer.gradient_accumulation_steps
+    # Whoever keeps these variables, as a compiled step does, is not to keep the optimizer alive.
+    owner = proxy(optimizer)
+
+    def assign(variable: Any, value: Any) -> None:
+        # What Keras asks of optimizers, so that a subclass may say how variables are written.
+        owner.assign(variable, value)
+
     return StepVariables(
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
@@ -89,6 +98,7 @@ def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVari
         ),
         u_product=optimizer._u_product,
         decays=[bool(optimizer._use_weight_decay(v)) for v in trainable_variables],
+        assign=assign,
     )
 
 
@@ -181,7 +191,7 @@ def fused_step(
         given: the hyperparameters of this step.
     """
     if variables.accumulated_gradients is not None:
-        grads = _accumulate(variables.accumulated_gradients, grads, given)
+        grads = _accumulate(variables, grads, given)
     factors = _factors(update.sum_squares, grads, given)
     product_before = ops.convert_to_tensor(variables.u_product)
     product = momentum_product(product_before, given.beta_1, given.iterations)
@@ -210,10 +220,10 @@ def fused_step(
         updated = update.nadam_update(row, params, [grads[i] for i in indices], mu, nu)
         for group, new_values in zip(leaves, updated, strict=True):
             for i, new in zip(indices, new_values, strict=True):
-                group[i].assign(new)
+                variables.assign(group[i], new)
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, product_before)
-    variables.u_product.assign(product)
+    variables.assign(variables.u_product, product)
 
 
 def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
@@ -233,14 +243,14 @@ def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
 
 
 def _accumulate(
-    accumulated_gradients: Sequence[Any], grads: Sequence[Any], given: Hyperparameters
+    variables: StepVariables, grads: Sequence[Any], given: Hyperparameters
 ) -> list[Any]:
     """The sums so far; the variables keep them, or zero where this step uses them up."""
     sums = []
-    for variable, grad in zip(accumulated_gradients, grads, strict=True):
+    for variable, grad in zip(variables.accumulated_gradients or (), grads, strict=True):
         before = ops.convert_to_tensor(variable)
         total = before + ops.cast(grad, before.dtype)
-        variable.assign(ops.where(given.is_update_step, ops.zeros_like(total), total))
+        variables.assign(variable, ops.where(given.is_update_step, ops.zeros_like(total), total))
         sums.append(total)
     return sums
 

@@ -29,10 +29,12 @@ def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
 
 def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Updates the variables; in Keras's compiled training step, in place."""
-    check_leaves(trainable_variables, grads)
+    # Of sparse gradients, this sums the entries of equal indices.
+    dense = [ops.convert_to_tensor(grad, sparse=False) for grad in grads]
+    check_leaves(trainable_variables, dense)
     fused_step(
         Update(nadam_update, sum_squares),
         variables_of(optimizer, trainable_variables),
-        grads,
+        dense,
         hyperparameters_of(optimizer, ops.convert_to_tensor),
     )

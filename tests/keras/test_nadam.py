@@ -421,6 +421,25 @@ def test_an_accumulating_step_computes_no_update_that_it_throws_away() -> None:
     assert not [line for line in after_update if "f32[64" in line]
 
 
+@only_where_fused
+def test_what_a_step_writes_goes_through_assign() -> None:
+    """As Keras asks of its optimizers, so that a subclass may say how variables are written."""
+    written: list[str] = []
+
+    class Recording(Nadam):
+        def assign(self, variable: Any, value: Any) -> None:
+            written.append(variable.name)
+            super().assign(variable, value)
+
+    optimizer = Recording(gradient_accumulation_steps=2)
+    variables = [keras.Variable(np.ones(3, "f"), name=name) for name in ("kernel", "bias")]
+    optimizer.build(variables)
+    written.clear()
+    optimizer.apply([ops.ones(3)] * 2, variables)
+    expected = [v.name for v in [*variables, *optimizer.variables] if v.shape]
+    assert sorted(written) == sorted([*expected, optimizer._u_product.name])
+
+
 def test_more_gradients_than_variables_are_an_error() -> None:
     variable = keras.Variable(np.ones(3, "f"))
     with pytest.raises(ValueError, match="apply got 2 gradients and 1 variables"):
