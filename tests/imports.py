@@ -1,7 +1,6 @@
 """What a statement imports, seen in a process of its own."""
 
-import subprocess
-import sys
+from processes import output_of
 
 
 def newly_imported(statement: str, frameworks: tuple[str, ...], after: str = "pass") -> list[str]:
@@ -13,7 +12,4 @@ before = set(sys.modules)
 {statement}
 print(*(set(sys.modules) - before).intersection({frameworks!r}))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return result.stdout.split()
+    return output_of(code).split()
