@@ -44,6 +44,7 @@ def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
+    grads = [_of_known_rank(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
     check_leaves(trainable_variables, grads)
     if isinstance(optimizer._distribution_strategy, tensorflow_replicas.STRATEGIES):
         tensorflow_replicas.step(optimizer, grads, trainable_variables)
@@ -54,6 +55,15 @@ def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any
     )
     given = hyperparameters_of(optimizer, tf.convert_to_tensor)
     compiled(dense(grads, trainable_variables), given)
+
+
+def _of_known_rank(grad: Any, variable: Any) -> Any:
+    """The gradient, and its shape where it came without one, or slices with a tuple for one."""
+    if isinstance(grad, tf.IndexedSlices):
+        shape = variable.shape if grad.dense_shape is None else grad.dense_shape
+        return tf.IndexedSlices(grad.values, grad.indices, tf.convert_to_tensor(shape))
+    grad = tf.convert_to_tensor(grad)
+    return grad if grad.shape.rank is not None else tf.ensure_shape(grad, variable.shape)
 
 
 def _unknown(strategy: Any) -> str | None:

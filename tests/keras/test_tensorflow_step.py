@@ -84,6 +84,34 @@ def test_repeated_rows_of_a_sparse_gradient_are_summed() -> None:
     np.testing.assert_allclose(ours, train(keras.optimizers.Nadam(0.01), dense=True), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dense_shape", [None, (11, 5), tf.constant([11, 5])], ids=str)
+def test_slices_may_say_their_dense_shape_in_any_way(dense_shape: Any) -> None:
+    def train(grad: Any) -> np.ndarray:
+        embeddings = keras.Variable(np.ones((11, 5), "f"))
+        Nadam(0.01).apply([grad], [embeddings])
+        return embeddings.numpy()
+
+    slices = tf.IndexedSlices(tf.ones((3, 5)), tf.constant([1, 1, 7]), dense_shape)
+    dense = np.zeros((11, 5), "f")
+    dense[1], dense[7] = 2, 1
+    np.testing.assert_array_equal(train(slices), train(tf.constant(dense)))
+
+
+def test_a_gradient_may_be_of_unknown_rank_in_a_graph() -> None:
+    variable, optimizer = keras.Variable(np.ones(3, "f")), Nadam(0.01)
+    optimizer.build([variable])
+
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def step(grad: Any) -> None:
+        optimizer.apply([grad], [variable])
+
+    step(tf.ones(3))
+    np.testing.assert_allclose(variable.numpy(), 0.99, rtol=1e-3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[2\]"):
+        step(tf.ones(2))
+    np.testing.assert_allclose(variable.numpy(), 0.99, rtol=1e-3)
+
+
 def test_a_subset_of_the_variables_may_have_gradients() -> None:
     def train(optimizer: Any) -> list[np.ndarray]:
         variables = [keras.Variable(np.ones(3, "f")) for _ in range(3)]
