@@ -18,6 +18,7 @@ from nadam_xla.keras.fused_step import (
 from nadam_xla.native import MODULES
 
 eagerly = nullcontext
+after = nullcontext
 
 
 def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:

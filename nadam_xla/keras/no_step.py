@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 eagerly = nullcontext
+after = nullcontext
 
 
 def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:

@@ -226,7 +226,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 for variable in variables:
                     if variable.constraint is not None:
                         variable.assign(variable.constraint(variable))
-        self._iterations.assign_add(1)
+        # A step whose batch is missing, at the end of the data, breaks off and must not count.
+        with backend_step.after(grads):
+            self._iterations.assign_add(1)
 
     def _restore_product(self) -> None:
         """Gives the momentum product the value that it has after the updates made so far.

@@ -17,8 +17,7 @@ with tf.Graph().as_default():
     _NO_STRATEGY = tf.distribute.get_strategy()
 
 eagerly = tf.init_scope
-
-eagerly = tf.init_scope
+after = tf.control_dependencies
 
 
 def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:

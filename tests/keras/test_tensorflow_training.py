@@ -160,3 +160,23 @@ def test_a_layer_may_freeze_under_the_same_optimizer(arguments: dict[str, Any]) 
             train(Stock)
     else:
         assert_all_close(train(Nadam), train(Stock))
+
+
+def test_steps_whose_batch_is_missing_are_not_counted() -> None:
+    """The end of data whose length Keras does not know breaks off an execution of several steps.
+
+    Stock has by then counted as many of them as TensorFlow happened to get to.
+    """
+
+    def trained(steps_per_execution: int) -> keras.Model:
+        model = compiled(
+            dense(), Nadam(1e-2), steps_per_execution=steps_per_execution, jit_compile=False
+        )
+        x, y = (np.concatenate(part) for part in zip(*batches(), strict=True))
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda x, y: True)
+        model.fit(dataset, epochs=2, verbose=0)
+        return model
+
+    one, several = trained(1), trained(5)
+    assert one.optimizer.iterations == several.optimizer.iterations == 2 * len(batches())
+    assert_all_close(several.get_weights(), one.get_weights())
