@@ -27,31 +27,53 @@ CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.t
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
-.PHONY: demo test test-all test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves bench \
-    lint format clean
+INSTALLATIONS := $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed
+ifneq ($(PYTHON312),)
+INSTALLATIONS += $(VENV)-newest-jax/.installed
+endif
+
+.PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-all \
+    test-lowest-jax test-newest-jax test-lowest-tensorflow bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
 
-# A process has one Keras backend, so Keras's tests run once for each; and one number of devices, so
-# the tests of sharding, of keras.distribution, of tf.distribute and the snippets of docs/ run by themselves.
+# Two suites at a time: most of what a test does, tracing and compiling, is the work of one core.
+SIDE_BY_SIDE := --no-print-directory --jobs=2 --output-sync=target
+
 test: $(VENV)/.with-test
+	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch
+
+# A process has one Keras backend, and one number of devices, so each line is a process of its own.
+test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest tests/gpu tests/gpu_check
 	$(BIN)/python -m pytest docs/jax.md
-	KERAS_BACKEND=jax $(BIN)/python -m pytest docs/keras.md
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest docs/keras.md
-	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/keras
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/keras
+
+test-keras-tensorflow: export KERAS_BACKEND := tensorflow
+test-keras-tensorflow: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/tensorflow tests/keras
+	$(BIN)/python -m pytest tests/distribute
+	$(BIN)/python -m pytest docs/keras.md
+
+test-keras-jax: export KERAS_BACKEND := jax
+test-keras-jax: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/keras
 	$(BIN)/python -m pytest tests/keras_distribution
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/tensorflow tests/keras
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/distribute
+	$(BIN)/python -m pytest docs/keras.md
+
+test-keras-torch: export KERAS_BACKEND := torch
+test-keras-torch: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/keras
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
-# TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX; against the package as a
-# user installs it; and Keras's training curves for each argument.
-test-all: test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves
+# TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
+# user installs it; Keras's training curves for each argument; and Keras's own tests with our class.
+# What is installed is so one after the other: builds share a folder.
+test-all: $(INSTALLATIONS) $(VENV)/.with-test
+	$(MAKE) $(SIDE_BY_SIDE) test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves-jax \
+	    test-curves-tensorflow test-keras-own-jax test-keras-own-tensorflow
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -74,9 +96,11 @@ test-newest-jax:
 	    "newest JAX needs it; PYTHON312=/path/to/python3.12 names one"
 endif
 
-test-curves: $(VENV)/.with-test
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/curves
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/curves
+test-curves-%: $(VENV)/.with-test
+	KERAS_BACKEND=$* $(BIN)/python -m pytest tests/curves
+
+test-keras-own-%: $(VENV)/.with-test
+	KERAS_BACKEND=$* $(BIN)/python tests/keras_own/run.py
 
 test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
 	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/tensorflow tests/keras
