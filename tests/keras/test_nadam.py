@@ -436,7 +436,7 @@ def test_what_a_step_writes_goes_through_assign() -> None:
     optimizer.build(variables)
     written.clear()
     optimizer.apply([ops.ones(3)] * 2, variables)
-    expected = [v.name for v in [*variables, *optimizer.variables] if v.shape]
+    expected = [v.name for v in [*variables, *optimizer.variables] if v.ndim]
     assert sorted(written) == sorted([*expected, optimizer._u_product.name])
 
 
