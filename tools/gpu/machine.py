@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-MODULES = ("jax", "optax", "nanobind", "scikit_build_core", "pytest", "hypothesis", "numpy", "pip")
+MODULES = ("jax", "optax", "nanobind", "scikit_build_core", "pytest", "numpy", "pip")
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "optax", "torch", "numpy")
 
 
