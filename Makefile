@@ -27,11 +27,6 @@ CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.t
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
-INSTALLATIONS := $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed
-ifneq ($(PYTHON312),)
-INSTALLATIONS += $(VENV)-newest-jax/.installed
-endif
-
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-all \
     test-lowest-jax test-newest-jax test-lowest-tensorflow bench lint format clean
 
@@ -71,7 +66,8 @@ test-keras-torch: $(VENV)/.with-test
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
 # user installs it; Keras's training curves for each argument; and Keras's own tests with our class.
 # What is installed is so one after the other: builds share a folder.
-test-all: $(INSTALLATIONS) $(VENV)/.with-test
+test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
+    $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves-jax \
 	    test-curves-tensorflow test-keras-own-jax test-keras-own-tensorflow
 

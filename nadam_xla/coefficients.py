@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 Scalar: TypeAlias = Any
 """A Python number, or a zero-dimensional array of any library."""
 
+MOMENTUM_BASE = 0.96  # of Dozat's schedule
+
 
 class Coefficients(NamedTuple):
     """One row of the table, in the kernel's order; the defaults switch the optional parts off.
@@ -69,7 +71,7 @@ def scheduled_momentum(
     momentum_decay: Scalar,
     product_before: Scalar,
     *,
-    base: Scalar = 0.96,
+    base: Scalar = MOMENTUM_BASE,
 ) -> Momentum:
     """Dozat's schedule, ``mu_t = b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
 
@@ -79,7 +81,7 @@ def scheduled_momentum(
         momentum_decay: 0.004 in ``torch.optim.NAdam``; 1 in ``keras.optimizers.Nadam``.
         product_before: the product of the momenta of all earlier steps; 1 before the first. It has
             no closed form, so the optimizer's state carries it.
-        base: 0.96, as the framework rounds it.
+        base: ``MOMENTUM_BASE``, as the framework rounds it.
     """
     current = b1 * (1.0 - 0.5 * base ** (count * momentum_decay))
     following = b1 * (1.0 - 0.5 * base ** ((count + 1) * momentum_decay))

@@ -22,8 +22,8 @@ from nadam_xla.jax.primitive import (
 )
 
 UPDATE_TARGET = "nadam_xla_update_v1"
-PLATFORMS_WITH_KERNEL = ("cpu", "cuda")
 _NAMES_IN_XLA = {"cpu": "cpu", "cuda": "CUDA"}
+PLATFORMS_WITH_KERNEL = tuple(_NAMES_IN_XLA)
 
 # Groups are numbered per program; this is beyond those that jax.experimental.shard_alike gives out.
 _FIRST_SHARDING_GROUP = 1 << 40

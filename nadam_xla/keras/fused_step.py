@@ -18,10 +18,11 @@ from nadam_xla.coefficients import Coefficients, Momentum
 
 # What Keras's schedule calls 0.96**t is Dozat's 0.96**(t * momentum_decay) with this one.
 _MOMENTUM_DECAY = 1.0
-_BASE = 0.96
 
 # The momentum product after t = 0, 1, ... updates, without its factor beta_1**t. It converges.
-_PRODUCTS = np.cumprod([1.0, *(1.0 - 0.5 * _BASE ** np.arange(1, 1024))])
+_PRODUCTS = np.cumprod(
+    [1.0, *conventions.scheduled_momentum(1.0, np.arange(1, 1024), _MOMENTUM_DECAY, 1.0).current]
+)
 
 
 class Update(NamedTuple):
@@ -62,7 +63,8 @@ class Hyperparameters(NamedTuple):
     @property
     def clips(self) -> bool:
         """Whether gradients are clipped, in whatever way."""
-        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+        limits = (self.clipnorm, self.global_clipnorm, self.clipvalue)
+        return any(limit is not None for limit in limits)
 
     def after_clipping(self) -> "Hyperparameters":
         """What is left of them for a step on :func:`clipped_gradients`."""
@@ -237,7 +239,7 @@ def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
         ops.cast(given.iterations + 1, dtype),
         _MOMENTUM_DECAY,
         1.0,
-        base=ops.cast(_BASE, dtype),
+        base=ops.cast(conventions.MOMENTUM_BASE, dtype),
     )
     return momentum._replace(product=ops.cast(product, dtype))
 
@@ -289,9 +291,9 @@ def clipped_gradients(
     clipped = []
     for i, grad in enumerate(grads):
         dtype = compute_dtype(standardize_dtype(grad.dtype))
-        factor = factors[i] if given.clipnorm else factors
+        factor = factors if given.clipnorm is None else factors[i]
         scaled = ops.cast(grad, dtype) * ops.cast(factor, dtype)
-        if given.clipvalue:
+        if given.clipvalue is not None:
             bounded = ops.clip(scaled, -given.clipvalue, given.clipvalue)
             scaled = ops.where(ops.isfinite(scaled), bounded, scaled)
         clipped.append(scaled)

@@ -8,7 +8,6 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -51,10 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _pytest(nadam: str, arguments: list[str]) -> int:
-    package = find_spec("keras")
-    assert package is not None
-    assert package.origin is not None
-    sources = Path(package.origin).parent / "src"
+    sources = Path(keras.__file__).parent / "src"
     modules = MODULES + MODULES_OF_BACKEND[keras.backend.backend()]
     environment = {
         **os.environ,
