@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/host_device.h"
+#include "kernels/update_rule.h"
 
 namespace nadam_xla {
 
@@ -34,9 +35,10 @@ NADAM_XLA_INLINE Streams<T> part_of(const Streams<T>& s, const std::int64_t offs
 
 template <typename T>
 struct UpdateCall {
-  const T* coefficients;  // [batch][rows][kRowLength]
-  std::int64_t batch;     // the leading axis of every leaf; 1 where there is none
-  std::int64_t rows;      // 1: one row for all leaves; otherwise one for each leaf
+  const T* coefficients;  // [batch][rows][row_length(layout)]
+  RowLayout layout;
+  std::int64_t batch;  // the leading axis of every leaf; 1 where there is none
+  std::int64_t rows;   // 1: one row for all leaves; otherwise one for each leaf
   Returns returns;
   std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
 };

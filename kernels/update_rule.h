@@ -5,9 +5,12 @@
 // decay, clipping, loss scale, skipping) arrives folded into the row.
 //
 //   g' = clamp(grad_scale * g, -clip_value, +clip_value) + l2 * p
-//   m' = m + one_minus_b1 * (g' - m)
-//   v' = v + one_minus_b2 * (g' * g' - v)
-//   p' = p - decay * p - (c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)
+//   m' = b1 * m + one_minus_b1 * g'
+//   v' = b2 * v + one_minus_b2 * g' * g'
+//   p' = p - decay * p
+//          - learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps))
+//
+// A decay or l2 of zero is no term at all: an infinite parameter stays what it is.
 //
 // Sources: Kingma & Ba 2015 (the moments and their bias correction), Dozat 2016 (the Nesterov
 // momentum that c_m and c_g carry).
@@ -21,23 +24,42 @@
 
 namespace nadam_xla {
 
-inline constexpr int kRowLength = 12;
+// How the coefficients stand in a row.
+enum class RowLayout {
+  // Of nadam_xla_update_v1: without b1, b2 and learning_rate. Infinite gradients are not clamped.
+  kV1,
+  // As kRowFields has them. A clip_value of zero clamps nothing.
+  kV2,
+};
 
-// The order in which the coefficients stand in a row; nadam_xla/coefficients.py has it too.
+inline constexpr int kRowLength = 15;
+
+// The order of RowLayout::kV2; nadam_xla/coefficients.py has it too.
 inline constexpr const char* kRowFields[kRowLength] = {
-    "c_m",      "c_g",   "c_v", "one_minus_b1", "one_minus_b2", "eps",
-    "eps_root", "decay", "l2",  "grad_scale",   "clip_value",   "skip"};
+    "c_m", "c_g",      "c_v",   "b1", "one_minus_b1", "b2",         "one_minus_b2", "learning_rate",
+    "eps", "eps_root", "decay", "l2", "grad_scale",   "clip_value", "skip"};
+
+NADAM_XLA_INLINE constexpr int row_length(const RowLayout layout) {
+  return layout == RowLayout::kV1 ? 12 : kRowLength;
+}
 
 template <typename T>
 struct Row {
-  T c_m, c_g, c_v, one_minus_b1, one_minus_b2, eps, eps_root, decay, l2, grad_scale, clip_value;
-  bool skip;
+  T c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, learning_rate, eps, eps_root, decay, l2,
+      grad_scale, clip_value;
+  bool clips_infinity, skip;
 };
 
 template <typename T>
-NADAM_XLA_INLINE Row<T> read_row(const T* row) {
-  return {row[0], row[1], row[2], row[3], row[4],  row[5],
-          row[6], row[7], row[8], row[9], row[10], row[11] != T(0)};
+NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowLayout layout) {
+  if (layout == RowLayout::kV1) {
+    return {row[0], row[1], row[2], T(1) - row[3], row[3], T(1) - row[4], row[4], T(1),
+            row[5], row[6], row[7], row[8],        row[9], row[10],       false,  row[11] != T(0)};
+  }
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const T clip_value = row[13] == T(0) ? kInfinity : row[13];
+  return {row[0], row[1], row[2],  row[3],  row[4],  row[5],     row[6], row[7],
+          row[8], row[9], row[10], row[11], row[12], clip_value, true,   row[14] != T(0)};
 }
 
 // What an element becomes. `change` is p' - p before it is rounded into p.
@@ -51,24 +73,30 @@ NADAM_XLA_INLINE double square_root(double x) { return ::sqrt(x); }
 NADAM_XLA_INLINE float magnitude(float x) { return ::fabsf(x); }
 NADAM_XLA_INLINE double magnitude(double x) { return ::fabs(x); }
 
-// NaN and infinity pass through: a clamp must not hide that a gradient went bad.
+// NaN passes through: a clamp must not hide that a gradient went bad.
 template <typename T>
-NADAM_XLA_INLINE T clamp_finite(T x, T limit) {
+NADAM_XLA_INLINE T clamp(const Row<T>& row, const T x) {
   constexpr T kLargest = std::numeric_limits<T>::max();
-  const T from_above = x > limit ? limit : x;
-  const T clamped = from_above < -limit ? -limit : from_above;
-  return magnitude(x) <= kLargest ? clamped : x;
+  const T from_above = x > row.clip_value ? row.clip_value : x;
+  const T clamped = from_above < -row.clip_value ? -row.clip_value : from_above;
+  return row.clips_infinity || magnitude(x) <= kLargest ? clamped : x;
+}
+
+// Zero where the coefficient switches the term off, which 0 * infinity would not be.
+template <typename T>
+NADAM_XLA_INLINE T product_if_on(const T coefficient, const T x) {
+  return coefficient == T(0) ? T(0) : coefficient * x;
 }
 
 // The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
 template <typename T>
 NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, T p, T g, T m, T v) {
-  const T gradient = clamp_finite(row.grad_scale * g, row.clip_value) + row.l2 * p;
-  const T mu = m + row.one_minus_b1 * (gradient - m);
-  const T nu = v + row.one_minus_b2 * (gradient * gradient - v);
-  const T decayed = row.decay * p;
-  const T step =
-      (row.c_m * mu + row.c_g * gradient) / (square_root(row.c_v * nu + row.eps_root) + row.eps);
+  const T gradient = clamp(row, row.grad_scale * g) + product_if_on(row.l2, p);
+  const T mu = row.b1 * m + row.one_minus_b1 * gradient;
+  const T nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient);
+  const T decayed = product_if_on(row.decay, p);
+  const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /
+                                      (square_root(row.c_v * nu + row.eps_root) + row.eps));
   return {p - decayed - step, -(decayed + step), mu, nu};
 }
 

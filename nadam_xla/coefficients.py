@@ -25,25 +25,34 @@ class Coefficients(NamedTuple):
     ::
 
         g' = clamp(grad_scale * g, -clip_value, +clip_value) + l2 * p
-        m' = m + one_minus_b1 * (g' - m)
-        v' = v + one_minus_b2 * (g'*g' - v)
-        p' = p - decay * p - (c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)
+        m' = b1 * m + one_minus_b1 * g'
+        v' = b2 * v + one_minus_b2 * g' * g'
+        p' = p - decay * p
+               - learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps))
 
-    Where ``skip`` is not zero, ``p``, ``m`` and ``v`` stay as they are. NaN and infinite gradients
-    pass through the clamp.
+    Where ``skip`` is not zero, ``p``, ``m`` and ``v`` stay as they are. A ``decay`` or ``l2`` of
+    zero is no term at all: an infinite parameter then stays what it is. A ``clip_value`` of zero
+    clamps nothing; NaN passes through the clamp.
+
+    ``b1`` stands beside ``1 - b1`` as each framework rounds them: ``m + one_minus_b1 * (g' - m)``,
+    which needs but one of them, is NaN where both are infinite, and loses ``g'`` where it is much
+    smaller than ``m`` and ``b1`` is near 0.
     """
 
     c_m: Scalar
     c_g: Scalar
     c_v: Scalar
+    b1: Scalar
     one_minus_b1: Scalar
+    b2: Scalar
     one_minus_b2: Scalar
+    learning_rate: Scalar
     eps: Scalar
     eps_root: Scalar = 0.0
     decay: Scalar = 0.0
     l2: Scalar = 0.0
     grad_scale: Scalar = 1.0
-    clip_value: Scalar = math.inf
+    clip_value: Scalar = 0.0
     skip: Scalar = 0.0
 
 
@@ -114,11 +123,14 @@ def nadam(
         l2: the fraction of the parameter that is added to its gradient.
     """
     return Coefficients(
-        c_m=learning_rate * momentum.following / (1.0 - momentum.product * momentum.following),
-        c_g=learning_rate * (1.0 - momentum.current) / (1.0 - momentum.product),
+        c_m=momentum.following / (1.0 - momentum.product * momentum.following),
+        c_g=(1.0 - momentum.current) / (1.0 - momentum.product),
         c_v=1.0 / (1.0 - b2_power),
+        b1=b1,
         one_minus_b1=1.0 - b1,
+        b2=b2,
         one_minus_b2=1.0 - b2,
+        learning_rate=learning_rate,
         eps=eps,
         eps_root=eps_root,
         decay=decay,
@@ -126,21 +138,35 @@ def nadam(
     )
 
 
-def adam(row: Coefficients, *, learning_rate: Scalar, b1_power: Scalar) -> Coefficients:
+def adam(row: Coefficients, *, b1_power: Scalar) -> Coefficients:
     """The row of the Adam step that differs from a Nadam step in the Nesterov momentum alone.
 
     Args:
         row: of the Nadam step.
-        learning_rate: of this step.
         b1_power: ``b1**t``, t the number of this step, counted from 1.
     """
-    return row._replace(c_m=learning_rate / (1.0 - b1_power), c_g=0.0)
+    return row._replace(c_m=1.0 / (1.0 - b1_power), c_g=0.0)
+
+
+def rate_before_division(row: Coefficients) -> Coefficients:
+    """The row of the same step in Keras's order: it multiplies by the rate, and then divides.
+
+    Where a moment is huge and the other one zero, the quotient may overflow without the rate.
+    """
+    rate = row.learning_rate
+    return row._replace(c_m=rate * row.c_m, c_g=rate * row.c_g, learning_rate=1.0)
 
 
 def check_decay_rate(name: str, value: object) -> None:
     """Raises ``ValueError`` for a number outside [0, 1). Arrays and callables pass unseen."""
     if isinstance(value, Real) and not 0.0 <= float(value) < 1.0:
         raise ValueError(f"{name} is {value!r}; it must be at least 0 and less than 1")
+
+
+def check_not_nan(name: str, value: object) -> None:
+    """Raises ``ValueError`` for a number that is NaN. Arrays and callables pass unseen."""
+    if isinstance(value, Real) and math.isnan(float(value)):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
 
 
 def check_not_negative(name: str, value: object) -> None:

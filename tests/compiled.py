@@ -24,7 +24,7 @@ _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (?P<type>\(.*?\)|\S+) (?P<o
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _FUSED = re.compile(r" fusion\(.*calls=%?([\w.-]+)")
 
-CALL = 'custom_call_target="nadam_xla_update_v1"'
+CALL = 'custom_call_target="nadam_xla_update_v2"'
 
 
 def text_of(function: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> str:

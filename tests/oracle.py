@@ -53,26 +53,32 @@ def rule(
     The operations stand in the order of the contract, so a kernel that neither contracts nor
     reorders them gives the same bits.
     """
-    c_m, c_g, c_v, one_minus_b1, one_minus_b2, eps, eps_root, decay, l2, scale, clip, skip = row
+    c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, lr, *rest = row
+    eps, eps_root, decay, l2, scale, clip, skip = rest
     if skip != 0:
         return p, np.zeros_like(p), m, v
     with np.errstate(all="ignore"):
         scaled = scale * g
-        gradient = np.where(np.isfinite(scaled), np.clip(scaled, -clip, clip), scaled) + l2 * p
-        new_m = m + one_minus_b1 * (gradient - m)
-        new_v = v + one_minus_b2 * (gradient * gradient - v)
-        step = (c_m * new_m + c_g * gradient) / (np.sqrt(c_v * new_v + eps_root) + eps)
-        return p - decay * p - step, -(decay * p + step), new_m, new_v
+        gradient = np.clip(scaled, -clip, clip) if clip else scaled
+        gradient = gradient + (l2 * p if l2 else np.zeros_like(p))
+        new_m = b1 * m + one_minus_b1 * gradient
+        new_v = b2 * v + one_minus_b2 * (gradient * gradient)
+        step = lr * ((c_m * new_m + c_g * gradient) / (np.sqrt(c_v * new_v + eps_root) + eps))
+        decayed = decay * p if decay else np.zeros_like(p)
+        return p - decayed - step, -(decayed + step), new_m, new_v
 
 
 def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Tables of plausible rows, of the shape ``[*shape, 12]``, every optional part in use."""
+    """Tables of plausible rows, of the shape ``[*shape, 15]``, every optional part in use."""
     ranges = [
-        (1e-4, 1e-2),  # c_m
-        (1e-4, 1e-2),  # c_g
+        (0.1, 10.0),  # c_m
+        (0.1, 10.0),  # c_g
         (1.0, 1e3),  # c_v
+        (0.5, 0.99),  # b1
         (0.01, 0.5),  # one_minus_b1
+        (0.9, 0.999),  # b2
         (0.001, 0.1),  # one_minus_b2
+        (1e-4, 1e-2),  # learning_rate
         (1e-8, 1e-3),  # eps
         (0.0, 1e-3),  # eps_root
         (0.0, 0.1),  # decay

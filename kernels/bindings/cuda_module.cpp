@@ -24,7 +24,8 @@ nb::tuple driver_version() {
 
 NB_MODULE(_native_cuda, m) {
   using namespace nadam_xla;
-  define_registrations(m, {{ffi::kUpdateTarget, "CUDA", &nadam_xla_update_v1_cuda},
+  define_registrations(m, {{ffi::update_target(RowLayout::kV1), "CUDA", &nadam_xla_update_v1_cuda},
+                           {ffi::update_target(RowLayout::kV2), "CUDA", &nadam_xla_update_v2_cuda},
                            {ffi::kSumSquaresTarget, "CUDA", &nadam_xla_sum_squares_v1_cuda}});
   m.def(
       "driver_version", &driver_version,

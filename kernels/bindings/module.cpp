@@ -17,7 +17,8 @@ namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
   using namespace nadam_xla;
-  define_registrations(m, {{ffi::kUpdateTarget, "Host", &nadam_xla_update_v1_cpu},
+  define_registrations(m, {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
+                           {ffi::update_target(RowLayout::kV2), "Host", &nadam_xla_update_v2_cpu},
                            {ffi::kSumSquaresTarget, "Host", &nadam_xla_sum_squares_v1_cpu}});
   m.def(
       "row_fields",

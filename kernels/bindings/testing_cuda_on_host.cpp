@@ -86,8 +86,12 @@ std::size_t run_launches(const UpdateCall<T>& call) {
 template <typename T>
 std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const std::int64_t rows,
                    const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves) {
-  UpdateCall<T> call{
-      coefficients.data(), batch, rows, returns_change ? Returns::kChange : Returns::kParams, {}};
+  UpdateCall<T> call{coefficients.data(),
+                     RowLayout::kV2,
+                     batch,
+                     rows,
+                     returns_change ? Returns::kChange : Returns::kParams,
+                     {}};
   for (const std::vector<Array<T>>& a : leaves) {
     const auto length = static_cast<std::int64_t>(a.at(0).size()) / batch;
     call.leaves.push_back({a.at(0).data(), a.at(1).data(), a.at(2).data(), a.at(3).data(),

@@ -107,6 +107,7 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
                                const std::vector<std::int64_t>& chunks) {
   const cpu::UpdateWork<float> work(
       {coefficients.data(),
+       RowLayout::kV2,
        1,
        1,
        Returns::kParams,

@@ -4,11 +4,12 @@
 #include <cstdint>
 
 #include "kernels/update_call.h"
+#include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
 
 template <typename T>
-using UpdateLoop = void (*)(const T* row, const Streams<T>& streams, Returns returns);
+using UpdateLoop = void (*)(const Row<T>& row, const Streams<T>& streams, Returns returns);
 
 template <typename T>
 using SumSquaresLoop = double (*)(const T* x, std::int64_t length);

@@ -15,7 +15,7 @@ void UpdateWork<T>::run(const std::int64_t chunk) const {
                                        std::int64_t length) {
     const Streams<T>& streams = call_.leaves[leaf];
     const std::int64_t row = entry * call_.rows + (call_.rows == 1 ? 0 : leaf);
-    loop_(call_.coefficients + row * kRowLength,
+    loop_(read_row(call_.coefficients + row * row_length(call_.layout), call_.layout),
           part_of(streams, entry * streams.length + begin, length), call_.returns);
   });
 }

@@ -67,8 +67,7 @@ void update(const Row<T>& row, const Streams<T>& streams) {
 }
 
 template <typename T>
-void update_stretch(const T* coefficients, const Streams<T>& streams, Returns returns) {
-  const Row<T> row = read_row(coefficients);
+void update_stretch(const Row<T>& row, const Streams<T>& streams, Returns returns) {
   if (row.skip) {
     skip(streams, returns);
   } else if (returns == Returns::kParams) {

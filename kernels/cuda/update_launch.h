@@ -28,7 +28,8 @@ struct UpdateLeaf {
 // The parameters of a launch.
 template <typename T, std::size_t kCapacity>
 struct UpdateLaunch {
-  const T* coefficients;  // [batch][rows][kRowLength]
+  const T* coefficients;  // [batch][rows][row_length(layout)]
+  RowLayout layout;
   std::int64_t rows;
   std::int32_t leaves;
   std::int32_t first_blocks[kCapacity];
@@ -54,6 +55,7 @@ template <std::size_t kCapacity, typename T>
 UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLaunch& planned) {
   UpdateLaunch<T, kCapacity> launch;
   launch.coefficients = call.coefficients;
+  launch.layout = call.layout;
   launch.rows = call.rows;
   launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
@@ -136,7 +138,8 @@ NADAM_XLA_INLINE void run_update_thread(const UpdateLaunch<T, kCapacity>& launch
   const Streams<T> streams =
       part_of(leaf.streams, stretch.entry * length + stretch.begin, stretch.length);
   const std::int64_t row_index = stretch.entry * launch.rows + leaf.row;
-  const Row<T> row = read_row(launch.coefficients + row_index * kRowLength);
+  const Row<T> row =
+      read_row(launch.coefficients + row_index * row_length(launch.layout), launch.layout);
   if (row.skip) {
     skip<kReturns>(streams, thread);
     return;

@@ -27,12 +27,24 @@ class XlaPool final : public cpu::Pool {
   xla::ffi::ThreadPool& pool_;
 };
 
+template <RowLayout kLayout>
 Error update(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
              const RemainingRets results, const bool returns_change) {
-  return run_typed(kUpdateTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+  const char* const target = update_target(kLayout);
+  return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cpu::update(decode_update<T>(coefficients, leaves, results, returns_change), XlaPool(threads));
+    cpu::update(decode_update<T>(kLayout, coefficients, leaves, results, returns_change),
+                XlaPool(threads));
   });
+}
+
+auto bind_update() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<xla::ffi::ThreadPool>()
+      .Arg<AnyBuffer>()  // coefficients
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<bool>("returns_change");
 }
 
 // The workspace that a GPU needs for the same call stays as it is.
@@ -47,13 +59,13 @@ Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
 }  // namespace
 }  // namespace nadam_xla::ffi
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<bool>("returns_change"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu,
+                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV1>,
+                              nadam_xla::ffi::bind_update());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cpu,
+                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV2>,
+                              nadam_xla::ffi::bind_update());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

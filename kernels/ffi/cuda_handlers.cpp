@@ -17,12 +17,23 @@ using xla::ffi::Error;
 using xla::ffi::RemainingArgs;
 using xla::ffi::RemainingRets;
 
+template <RowLayout kLayout>
 Error update(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
              const RemainingRets results, const bool returns_change) {
-  return run_typed(kUpdateTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+  const char* const target = update_target(kLayout);
+  return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cuda::update(decode_update<T>(coefficients, leaves, results, returns_change), stream);
+    cuda::update(decode_update<T>(kLayout, coefficients, leaves, results, returns_change), stream);
   });
+}
+
+auto bind_update() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+      .Arg<AnyBuffer>()  // coefficients
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<bool>("returns_change");
 }
 
 Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Result<AnyBuffer> sums,
@@ -41,13 +52,14 @@ Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Res
 }  // namespace nadam_xla::ffi
 
 // They only enqueue work on the stream, so XLA may record them in a command buffer (a CUDA graph).
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
-                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<bool>("returns_change"),
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda,
+                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV1>,
+                              nadam_xla::ffi::bind_update(),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cuda,
+                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV2>,
+                              nadam_xla::ffi::bind_update(),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,

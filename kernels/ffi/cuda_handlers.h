@@ -4,4 +4,5 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" XLA_FFI_Error* nadam_xla_update_v1_cuda(XLA_FFI_CallFrame* call_frame);
+extern "C" XLA_FFI_Error* nadam_xla_update_v2_cuda(XLA_FFI_CallFrame* call_frame);
 extern "C" XLA_FFI_Error* nadam_xla_sum_squares_v1_cuda(XLA_FFI_CallFrame* call_frame);

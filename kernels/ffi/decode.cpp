@@ -94,13 +94,13 @@ struct Table {
   std::int64_t rows;
 };
 
-Table check_table(const AnyBuffer& coefficients, std::size_t leaves) {
+Table check_table(const AnyBuffer& coefficients, const int row_length, const std::size_t leaves) {
   const Dimensions shape = coefficients.dimensions();
-  const bool fits = shape.size() == 3 && shape[2] == kRowLength &&
+  const bool fits = shape.size() == 3 && shape[2] == row_length &&
                     (shape[1] == 1 || shape[1] == static_cast<std::int64_t>(leaves));
   if (!fits) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; it must be [batch, rows, ", kRowLength, "] with 1 row or ", leaves,
+           "; it must be [batch, rows, ", row_length, "] with 1 row or ", leaves,
            ", one for each leaf");
   }
   return {shape[0], shape[1]};
@@ -132,8 +132,9 @@ std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
 }  // namespace
 
 template <typename T>
-UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::RemainingArgs& leaves,
-                            const xla::ffi::RemainingRets& results, bool returns_change) {
+UpdateCall<T> decode_update(const RowLayout layout, const AnyBuffer& coefficients,
+                            const xla::ffi::RemainingArgs& leaves,
+                            const xla::ffi::RemainingRets& results, const bool returns_change) {
   constexpr std::size_t kOperandGroups = 4;
   constexpr std::size_t kResultGroups = 3;
   const std::size_t n = leaves.size() / kOperandGroups;
@@ -145,9 +146,10 @@ UpdateCall<T> decode_update(const AnyBuffer& coefficients, const xla::ffi::Remai
   const Operands operands(leaves);
   const Results outputs(results);
 
-  const Table table = check_table(coefficients, n);
+  const Table table = check_table(coefficients, row_length(layout), n);
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
+  call.layout = layout;
   call.batch = table.batch;
   call.rows = table.rows;
   call.returns = returns_change ? Returns::kChange : Returns::kParams;
@@ -211,9 +213,11 @@ Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
   return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
 }
 
-template UpdateCall<float> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
+template UpdateCall<float> decode_update(RowLayout, const AnyBuffer&,
+                                         const xla::ffi::RemainingArgs&,
                                          const xla::ffi::RemainingRets&, bool);
-template UpdateCall<double> decode_update(const AnyBuffer&, const xla::ffi::RemainingArgs&,
+template UpdateCall<double> decode_update(RowLayout, const AnyBuffer&,
+                                          const xla::ffi::RemainingArgs&,
                                           const xla::ffi::RemainingRets&, bool);
 
 template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);

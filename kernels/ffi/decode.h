@@ -9,12 +9,13 @@
 
 namespace nadam_xla::ffi {
 
-// Checks every count, type and shape of a call of nadam_xla_update_v1:
-//   operands  coefficients [batch, rows, kRowLength], params * n, grads * n, mu * n, nu * n
+// Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2, whose rows' layouts
+// are the only difference between them:
+//   operands  coefficients [batch, rows, row_length(layout)], params * n, grads * n, mu * n, nu * n
 //   results   params * n (or their change), mu * n, nu * n
 // T is the element type of all of them. Throws std::invalid_argument, which names the operand.
 template <typename T>
-UpdateCall<T> decode_update(const xla::ffi::AnyBuffer& coefficients,
+UpdateCall<T> decode_update(RowLayout layout, const xla::ffi::AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results, bool returns_change);
 
@@ -35,10 +36,10 @@ struct Bytes {
 // bytes. Throws std::invalid_argument where it is not there.
 Bytes decode_workspace(const xla::ffi::RemainingRets& results);
 
-extern template UpdateCall<float> decode_update(const xla::ffi::AnyBuffer&,
+extern template UpdateCall<float> decode_update(RowLayout, const xla::ffi::AnyBuffer&,
                                                 const xla::ffi::RemainingArgs&,
                                                 const xla::ffi::RemainingRets&, bool);
-extern template UpdateCall<double> decode_update(const xla::ffi::AnyBuffer&,
+extern template UpdateCall<double> decode_update(RowLayout, const xla::ffi::AnyBuffer&,
                                                  const xla::ffi::RemainingArgs&,
                                                  const xla::ffi::RemainingRets&, bool);
 extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&,

@@ -2,9 +2,15 @@
 // program keeps meaning what it meant.
 #pragma once
 
+#include "kernels/update_rule.h"
+
 namespace nadam_xla::ffi {
 
-inline constexpr const char* kUpdateTarget = "nadam_xla_update_v1";
+// The calls of the update differ in the layout of their rows alone.
+constexpr const char* update_target(const RowLayout layout) {
+  return layout == RowLayout::kV1 ? "nadam_xla_update_v1" : "nadam_xla_update_v2";
+}
+
 inline constexpr const char* kSumSquaresTarget = "nadam_xla_sum_squares_v1";
 
 }  // namespace nadam_xla::ffi

@@ -10,12 +10,18 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from nadam_xla import coefficients as conventions
-from nadam_xla.coefficients import Coefficients, check_decay_rate, check_not_negative
+from nadam_xla.coefficients import (
+    Coefficients,
+    check_decay_rate,
+    check_not_nan,
+    check_not_negative,
+)
 from nadam_xla.jax.decay_mask import Mask
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 
-_OPTIONAL = ("momentum_decay", "weight_decay", "l2")
+_OF_ANY_SIGN = ("learning_rate", "weight_decay", "l2")
+_NOT_NEGATIVE = ("eps", "eps_root", "momentum_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +49,11 @@ class Hyperparameters:
     def __post_init__(self) -> None:  # noqa: D105
         check_decay_rate("b1", self.b1)
         check_decay_rate("b2", self.b2)
-        for name in ("eps", "eps_root", *_OPTIONAL):
+        for name in _NOT_NEGATIVE:
             check_not_negative(name, getattr(self, name))
-        for name in ("learning_rate", "b1", "b2", "eps", "eps_root", *_OPTIONAL):
+        for name in _OF_ANY_SIGN:
+            check_not_nan(name, getattr(self, name))
+        for name in ("b1", "b2", *_NOT_NEGATIVE, *_OF_ANY_SIGN):
             _check_scalar(name, getattr(self, name))
         if getattr(self.b2, "dtype", None) == jnp.bfloat16:
             raise TypeError(
@@ -95,7 +103,7 @@ class Hyperparameters:
             l2=0.0 if self.l2 is None else _at(self.l2, steps_before),
         )
         if not self.nesterov:
-            row = conventions.adam(row, learning_rate=rate, b1_power=momentum.product)
+            row = conventions.adam(row, b1_power=momentum.product)
         if product_before is None:
             return row, None
         return row, jnp.asarray(momentum.product, product_before.dtype)
@@ -105,7 +113,8 @@ def _check_scalar(name: str, value: object) -> None:
     shape = getattr(value, "shape", ())
     if not callable(value) and shape != ():
         raise ValueError(
-            f"{name} has the shape {shape}; it must be a scalar (jax.vmap runs a population)"
+            f"{name} has the shape {shape}; it must be a scalar (jax.vmap runs a population; a rate"
+            " for each element is optax.scale_by_learning_rate's, in a chain after scale_by_nadam)"
         )
 
 

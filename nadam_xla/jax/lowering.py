@@ -21,7 +21,7 @@ from nadam_xla.jax.primitive import (
     update_in_place_p,
 )
 
-UPDATE_TARGET = "nadam_xla_update_v1"
+UPDATE_TARGET = "nadam_xla_update_v2"
 _NAMES_IN_XLA = {"cpu": "cpu", "cuda": "CUDA"}
 PLATFORMS_WITH_KERNEL = tuple(_NAMES_IN_XLA)
 

@@ -44,20 +44,57 @@ def _update_leaf(
     v: jax.Array,
     returns_change: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    scaled = row.grad_scale * g
-    clamped = jnp.clip(scaled, -row.clip_value, row.clip_value)
-    gradient = jnp.where(jnp.isinf(scaled), scaled, clamped) + row.l2 * p
-    mu = m + row.one_minus_b1 * (gradient - m)
-    nu = v + row.one_minus_b2 * (gradient * gradient - v)
-    decayed = row.decay * p
-    step = (row.c_m * mu + row.c_g * gradient) / (jnp.sqrt(row.c_v * nu + row.eps_root) + row.eps)
-    if returns_change:
-        updated, unchanged = -(decayed + step), jnp.zeros_like(p)
-    else:
-        updated, unchanged = p - decayed - step, p
     skip = row.skip != 0
+    # What is skipped is computed of ones: of an infinite gradient its derivative would be NaN.
+    given = jax.tree.map(lambda x: jnp.where(skip, jnp.ones_like(x), x), (row, p, g, m, v))
+    new_p, change, mu, nu = _rule(*given)
+    updated, unchanged = (change, jnp.zeros_like(p)) if returns_change else (new_p, p)
     return (
         jnp.where(skip, unchanged, updated),
         jnp.where(skip, m, mu),
         jnp.where(skip, v, nu),
     )
+
+
+def _rule(
+    row: Coefficients, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The new parameter, its change, and the new moments."""
+    scaled = row.grad_scale * g
+    clamped = jnp.clip(scaled, -row.clip_value, row.clip_value)
+    gradient = jnp.where(row.clip_value == 0, scaled, clamped) + _product_if_on(row.l2, p)
+    mu = row.b1 * m + row.one_minus_b1 * gradient
+    nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient)
+    decayed = _product_if_on(row.decay, p)
+    step = row.learning_rate * (
+        (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
+    )
+    return p - decayed - step, -(decayed + step), mu, nu
+
+
+def _product_if_on(coefficient: jax.Array, x: jax.Array) -> jax.Array:
+    """Zero where the coefficient switches the term off, which 0 * infinity would not be.
+
+    A finite factor stays, for the derivative with respect to a coefficient that is zero.
+    """
+    return coefficient * jnp.where((coefficient == 0) & ~jnp.isfinite(x), jnp.zeros_like(x), x)
+
+
+@jax.custom_jvp
+def _square_root(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(x)
+
+
+@_square_root.defjvp
+def _square_root_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Zero at zero, where it has no derivative.
+
+    The root is of a sum of squares: where all gradients so far are zero it does not change with any
+    coefficient, and infinity times those zeros would be NaN.
+    """
+    root = _square_root(*primals)
+    is_zero, one = root == 0, jnp.ones_like(root)
+    slope = jnp.where(is_zero, jnp.zeros_like(root), 0.5 / jnp.where(is_zero, one, root))
+    return root, slope * tangents[0]

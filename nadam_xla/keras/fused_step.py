@@ -200,7 +200,7 @@ def fused_step(
 
     def row_in(dtype: str) -> Coefficients:
         b2 = ops.cast(given.beta_2, dtype)
-        return conventions.nadam(
+        row = conventions.nadam(
             learning_rate=ops.cast(given.learning_rate, dtype),
             momentum=_momentum(product, given, dtype),
             b1=ops.cast(given.beta_1, dtype),
@@ -208,6 +208,7 @@ def fused_step(
             b2_power=b2 ** ops.cast(given.iterations + 1, dtype),
             eps=given.epsilon,
         )
+        return conventions.rate_before_division(row)
 
     leaves = (variables.params, variables.momentums, variables.velocities)
     dtypes = [standardize_dtype(p.dtype) for p in variables.params]
@@ -294,8 +295,7 @@ def clipped_gradients(
         factor = factors if given.clipnorm is None else factors[i]
         scaled = ops.cast(grad, dtype) * ops.cast(factor, dtype)
         if given.clipvalue is not None:
-            bounded = ops.clip(scaled, -given.clipvalue, given.clipvalue)
-            scaled = ops.where(ops.isfinite(scaled), bounded, scaled)
+            scaled = ops.clip(scaled, -given.clipvalue, given.clipvalue)
         clipped.append(scaled)
     return clipped
 

@@ -10,7 +10,7 @@ from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call
 
-UPDATE_TARGET = "nadam_xla_update_v1"
+UPDATE_TARGET = "nadam_xla_update_v2"
 
 Tensors = Sequence[Any]
 

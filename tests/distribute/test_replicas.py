@@ -342,7 +342,7 @@ def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> N
             arguments = [tf.ones(v.shape) for v in variables], given
             ir = compiled.experimental_get_compiler_ir(*arguments)
             text = ir(stage="optimized_hlo", device_name=f"/device:{DEVICES[replica]}")
-        assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
+        assert text.count('custom_call_target="nadam_xla_update_v2"') == 1
         assert not re.findall(r"= \w+\[\d.* copy\(.*", text), "an array is copied"
         aliases = text.split("entry_computation_layout")[0]
         assert aliases.count("-alias)") >= 3 * len(variables)

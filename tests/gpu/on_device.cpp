@@ -25,6 +25,7 @@ namespace {
 
 using nadam_xla::Returns;
 using nadam_xla::Row;
+using nadam_xla::RowLayout;
 using nadam_xla::Streams;
 using nadam_xla::SumSquaresCall;
 using nadam_xla::UpdateCall;
@@ -162,6 +163,7 @@ class Update {
         rows_(options.a_row_each ? static_cast<std::int64_t>(lengths.size()) : 1),
         table_(options.batch * rows_ * nadam_xla::kRowLength, 0) {
     call_.coefficients = table_.data();
+    call_.layout = RowLayout::kV2;
     call_.batch = options.batch;
     call_.rows = rows_;
     call_.returns = options.returns;
@@ -187,9 +189,10 @@ class Update {
   void draw() {
     std::vector<T> table;
     for (std::int64_t row = 0; row < options_.batch * rows_; ++row) {
-      const double ranges[][2] = {{1e-4, 1e-2}, {1e-4, 1e-2}, {1, 1e3},  {0.01, 0.5},
-                                  {1e-3, 0.1},  {1e-8, 1e-3}, {0, 1e-3}, {0, 0.1},
-                                  {0, 0.1},     {0.1, 10},    {0.5, 3}};
+      const double ranges[][2] = {{0.1, 10},    {0.1, 10},    {1, 1e3},    {0.5, 0.99},
+                                  {0.01, 0.5},  {0.9, 0.999}, {1e-3, 0.1}, {1e-4, 1e-2},
+                                  {1e-8, 1e-3}, {0, 1e-3},    {0, 0.1},    {0, 0.1},
+                                  {0.1, 10},    {0.5, 3}};
       for (const auto& range : ranges) table.push_back(uniform<T>(range[0], range[1]));
       table.push_back(options_.skip ? T(1) : T(0));
     }
@@ -231,7 +234,8 @@ class Update {
     std::vector<std::vector<T>> outputs(kOutputs);
     for (std::int64_t k = 0; k < options_.batch * length; ++k) {
       const std::int64_t row = k / length * rows_ + (rows_ == 1 ? 0 : leaf);
-      const Row<T> coefficients = nadam_xla::read_row(&table[row * nadam_xla::kRowLength]);
+      const Row<T> coefficients =
+          nadam_xla::read_row(&table[row * nadam_xla::kRowLength], RowLayout::kV2);
       const T p = inputs[0][k], m = inputs[2][k], v = inputs[3][k];
       Updated<T> to{p, T(0), m, v};
       if (!options_.skip) to = nadam_xla::update_rule(coefficients, p, inputs[1][k], m, v);

@@ -11,7 +11,7 @@ import pytest
 from nadam_xla.jax import nadam_update
 
 SUM_SQUARES = "nadam_xla_sum_squares_v1"
-UPDATE = "nadam_xla_update_v1"
+UPDATE = "nadam_xla_update_v2"
 
 
 def test_each_device_of_a_process_updates_its_own() -> None:

@@ -60,7 +60,7 @@ def run(row: Any, leaves: list[Leaf], *, returns: str, donated: bool) -> Any:
     compiled = jax.jit(step, donate_argnums=(0, 1, 2) if donated else ())
     aliases = 3 * len(leaves) if donated else 0
     lowered = compiled.lower(first, mu, nu, other, row)
-    assert lowered.as_text().count("@nadam_xla_update_v1") == 1
+    assert lowered.as_text().count("@nadam_xla_update_v2") == 1
     assert lowered.as_text().count("#stablehlo.output_operand_alias") == aliases
     results = compiled(first, mu, nu, other, row)
     assert {x.is_deleted() for x in (*first, *mu, *nu) if x.size} == {donated}

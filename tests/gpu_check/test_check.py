@@ -138,13 +138,13 @@ def test_calls_in_the_steps_that_xla_dumps() -> None:
 
 
 def test_calls_in_the_hlo_that_xla_dumps() -> None:
-    call = '  c = f32[] custom-call(x), custom_call_target="nadam_xla_update_v1"\n'
+    call = '  c = f32[] custom-call(x), custom_call_target="nadam_xla_update_v2"\n'
     text = f"%command_buffer.1 (x: f32[]) -> f32[] {{\n{call}{call}}}\n\nENTRY %main {{\n{call}}}\n"
     assert command_buffer.calls_in_hlo(text) == (2, 1)
 
 
 def test_a_dump_of_several_programs(tmp_path: Path) -> None:
-    calling = 'ENTRY %main {\n  c = f32[] custom-call(x), custom_call_target="nadam_xla_update_v1"'
+    calling = 'ENTRY %main {\n  c = f32[] custom-call(x), custom_call_target="nadam_xla_update_v2"'
     for name, text in {
         "module_0001.jit_step.sm_9.0_gpu_after_optimizations.txt": calling,
         "module_0001.jit_step.thunk_sequence.txt": "000: kCustomCall\n",

@@ -52,7 +52,7 @@ class TestAheadOfTime:
         traced = jax.jit(step).trace(params, TX.init(params), params)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         # MODULES: this installation may be one without the CUDA module
-        assert text.count("custom_call @nadam_xla_update_v1") == int(platform in MODULES)
+        assert text.count("custom_call @nadam_xla_update_v2") == int(platform in MODULES)
 
 
 PROGRAMS = """

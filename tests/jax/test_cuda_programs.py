@@ -13,7 +13,7 @@ from nadam_xla import native
 from nadam_xla.calls import calls
 from nadam_xla.jax import nadam, sum_squares
 
-UPDATE, SUM_SQUARES = "nadam_xla_update_v1", "nadam_xla_sum_squares_v1"
+UPDATE, SUM_SQUARES = "nadam_xla_update_v2", "nadam_xla_sum_squares_v1"
 KNOWN = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (UPDATE, SUM_SQUARES)]
 LEAVES = {"kernel": jnp.ones((3, 5)), "bias": jnp.ones(4)}
 

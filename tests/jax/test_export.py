@@ -1,5 +1,6 @@
 """jax.export: for each platform, into another process, and with shapes that stay open."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from compiled import CALL, copies_of_arrays, text_of
 from processes import output_of
 
-from nadam_xla.jax import nadam
+from nadam_xla.jax import nadam, nadamw
 
-KNOWN_CALL = jax.export.DisabledSafetyCheck.custom_call("nadam_xla_update_v1")
-CALL_IN_MODULE = "custom_call @nadam_xla_update_v1"
+KNOWN_CALL = jax.export.DisabledSafetyCheck.custom_call("nadam_xla_update_v2")
+CALL_IN_MODULE = "custom_call @nadam_xla_update_v2"
 TX = nadam(1e-3, momentum_decay=0.004)
 PARAMS = {
     "kernel": jnp.linspace(-1, 1, 15).reshape(3, 5),
@@ -77,6 +78,7 @@ def test_the_state_is_a_part_of_the_serialized_program() -> None:
 
 LOAD_AND_RUN = """
 import sys
+from functools import partial
 from pathlib import Path
 import jax, jax.export, numpy as np
 import nadam_xla.jax
@@ -98,6 +100,24 @@ def test_another_process_loads_and_runs_it(platforms: tuple[str, ...], tmp_path:
     output_of(LOAD_AND_RUN, tmp_path)
     results = np.load(tmp_path / "results.npz")
     assert_close([results[k] for k in results], jax.tree.leaves(step(PARAMS, STATE, GRADS)))
+
+
+def test_a_program_exported_with_version_1_of_the_call_means_what_it_meant() -> None:
+    """One of nadamw as it was, by JAX 0.7.2: ``apply`` of the parameters, the state, gradients."""
+    program = jax.export.deserialize(
+        bytearray(Path(__file__).with_name("exported_with_update_v1.bin").read_bytes())
+    )
+    assert "@nadam_xla_update_v1" in program.mlir_module()
+    tx = nadamw(1e-2, weight_decay=0.1, mask={"w": True, "b": False}, momentum_decay=0.004)
+    params = {"w": jnp.linspace(-1, 1, 15).reshape(5, 3), "b": jnp.linspace(0, 1, 7)}
+    found, state = params, tx.init(params)
+    expected, expected_state = found, state
+    for t in range(5):
+        grads = jax.tree.map(lambda p: (t + 1) * jnp.sin(3 * p + t), params)  # noqa: B023
+        found, state = program.call(found, state, grads)
+        expected, expected_state = tx.apply(grads, expected_state, expected)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, (found, state), (expected, expected_state))
 
 
 @pytest.mark.parametrize("platforms", [("cpu",), ("tpu", "cpu")])
@@ -135,7 +155,7 @@ def test_a_population_may_have_a_symbolic_size(platforms: tuple[str, ...]) -> No
 
 def test_jax_asks_for_a_word_about_the_custom_call() -> None:
     """If it no longer did, docs/jax.md would tell too much."""
-    with pytest.raises(ValueError, match="nadam_xla_update_v1"):
+    with pytest.raises(ValueError, match="nadam_xla_update_v2"):
         jax.export.export(jax.jit(step))(PARAMS, STATE, GRADS)
 
 

@@ -379,7 +379,7 @@ def test_the_compiled_step_is_fused_and_copies_nothing(leaves: int) -> None:
     optimizer = Nadam()
     optimizer.build(variables)
     text = compiled_text(optimizer, variables, grads)
-    assert text.count('custom_call_target="nadam_xla_update_v1"') == -(-leaves // 32)
+    assert text.count('custom_call_target="nadam_xla_update_v2"') == -(-leaves // 32)
     assert not re.findall(r"= \w+\[\d.* copy\(.*", text), "an array is copied"
     aliases = text.split("entry_computation_layout")[0]
     assert aliases.count("-alias)") >= 3 * leaves, "parameters, momentums and velocities"
@@ -398,7 +398,7 @@ def test_clipping_decay_and_unscaling_read_each_gradient_twice_and_write_none() 
         assert set(made) <= {"parameter", "get-tuple-element", "bitcast"}, f"leaf {i} is rewritten"
     calls = {
         target: [line for line in text.splitlines() if f'custom_call_target="{target}"' in line]
-        for target in ("nadam_xla_update_v1", "nadam_xla_sum_squares_v1")
+        for target in ("nadam_xla_update_v2", "nadam_xla_sum_squares_v1")
     }
     assert [len(lines) for lines in calls.values()] == [1, 1]
     readers = [line for line in text.splitlines() if " custom-call(" in line or " fusion(" in line]
@@ -415,7 +415,7 @@ def test_an_accumulating_step_computes_no_update_that_it_throws_away() -> None:
     optimizer = Nadam(gradient_accumulation_steps=4)
     optimizer.build(variables)
     text = compiled_text(optimizer, variables, [ops.ones(v.shape) for v in variables])
-    assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
+    assert text.count('custom_call_target="nadam_xla_update_v2"') == 1
     assert "conditional(" not in text
     after_update = re.findall(r"= .*fusion\(.*%nadam.*\)|= .*select\(.*custom-call.*\)", text)
     assert not [line for line in after_update if "f32[64" in line]

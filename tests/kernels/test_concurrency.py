@@ -23,7 +23,7 @@ program = jax.jit(lambda carry, steps: jax.lax.fori_loop(0, steps, step, carry))
 many = program([(one, tx.init(one))] * CALLS, STEPS)
 (alone, _), = program([(one, tx.init(one))], STEPS)
 assert program.lower([(one, tx.init(one))] * CALLS, STEPS).compile().as_text().count(
-    'custom_call_target="nadam_xla_update_v1"') == CALLS
+    'custom_call_target="nadam_xla_update_v2"') == CALLS
 for params, _ in many:
     for x, y in zip(params, alone):
         np.testing.assert_array_equal(x, y)

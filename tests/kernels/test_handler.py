@@ -10,14 +10,14 @@ import pytest
 
 import nadam_xla.jax  # noqa: F401 - registers the handler
 
-K = 12
+K = 15
 
 
 def call(
     operands: Sequence[np.ndarray], results: Sequence[jax.ShapeDtypeStruct], **attributes: object
 ) -> list[jax.Array]:
     attributes.setdefault("returns_change", np.bool_(False))
-    return jax.ffi.ffi_call("nadam_xla_update_v1", list(results))(*operands, **attributes)
+    return jax.ffi.ffi_call("nadam_xla_update_v2", list(results))(*operands, **attributes)
 
 
 def f32(*shape: int) -> np.ndarray:
@@ -67,16 +67,16 @@ MALFORMED = {
         like(x, x),
         r"got 4 buffers after coefficients and 2 results",
     ),
-    "table of two axes": ([f32(1, K), x, x, x, x], like(x, x, x), r"coefficients is F32\[1,12\]"),
+    "table of two axes": ([f32(1, K), x, x, x, x], like(x, x, x), r"coefficients is F32\[1,15\]"),
     "table of another width": (
-        [f32(1, 1, 11), x, x, x, x],
+        [f32(1, 1, 12), x, x, x, x],
         like(x, x, x),
-        r"coefficients is F32\[1,1,11\]; it must be \[batch, rows, 12\]",
+        r"coefficients is F32\[1,1,12\]; it must be \[batch, rows, 15\]",
     ),
     "rows neither 1 nor n": (
         [f32(1, 3, K), *[x] * 8],
         like(*[x] * 6),
-        r"coefficients is F32\[1,3,12\]; it must be .* 1 row or 2",
+        r"coefficients is F32\[1,3,15\]; it must be .* 1 row or 2",
     ),
     "batch that the leaves do not have": (
         [f32(5, 1, K), x, x, x, x],
@@ -124,7 +124,7 @@ MALFORMED = {
 @pytest.mark.parametrize("case", MALFORMED, ids=str)
 def test_a_malformed_call_is_an_error_that_names_the_operand(case: str) -> None:
     operands, results, message = MALFORMED[case]
-    with pytest.raises(Exception, match="nadam_xla_update_v1.*" + message):
+    with pytest.raises(Exception, match="nadam_xla_update_v2.*" + message):
         jax.block_until_ready(call(operands, results))
 
 
@@ -134,6 +134,35 @@ def test_no_operand_at_all_is_an_error() -> None:
 
 
 def test_a_missing_attribute_is_an_error() -> None:
-    handler = jax.ffi.ffi_call("nadam_xla_update_v1", like(x, x, x))
+    handler = jax.ffi.ffi_call("nadam_xla_update_v2", like(x, x, x))
     with pytest.raises(Exception, match=r"returns_change|number of attributes"):
         jax.block_until_ready(handler(f32(1, 1, K), x, x, x, x))
+
+
+def test_version_1_has_rows_without_the_decay_rates_and_the_learning_rate() -> None:
+    rng = np.random.default_rng(0)
+    row = oracle.rows(rng, (1, 1), "float32")
+    row[..., 3], row[..., 5], row[..., 7] = 1 - row[..., 4], 1 - row[..., 6], 1
+    of_version_1 = np.delete(row, [3, 5, 7], axis=-1)
+    leaves = np.abs(rng.normal(size=(4, 1000))).astype(np.float32)
+    attributes = {"returns_change": np.bool_(False)}
+    v1 = jax.ffi.ffi_call("nadam_xla_update_v1", like(*leaves[:3]))
+    found, expected = (
+        v1(of_version_1, *leaves, **attributes),
+        call([row, *leaves], like(*leaves[:3])),
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(Exception, match=r"nadam_xla_update_v1: coefficients is F32\[1,1,15\]"):
+        jax.block_until_ready(v1(row, *leaves, **attributes))
+
+
+@pytest.mark.parametrize(("target", "is_clamped"), [("v1", False), ("v2", True)])
+def test_an_infinite_gradient_is_clamped_since_version_2(target: str, is_clamped: bool) -> None:
+    row = oracle.rows(np.random.default_rng(0), (1, 1), "float32")
+    leaves = np.ones((4, 3), np.float32)
+    leaves[1] = [np.inf, -np.inf, np.nan]
+    table = row if target == "v2" else np.delete(row, [3, 5, 7], axis=-1)
+    update = jax.ffi.ffi_call(f"nadam_xla_update_{target}", like(*leaves[:3]))
+    _, mu, _ = update(table, *leaves, returns_change=np.bool_(False))
+    np.testing.assert_array_equal(np.isfinite(mu), [is_clamped, is_clamped, False])

@@ -33,10 +33,15 @@ for dtype in ("float32", "float64"):
     for size in (1, 15, 16, 17, 1000, 40_001):
         leaves = rng.normal(size=(4, size)).astype(dtype)
         leaves[3] = leaves[3] ** 2
+        leaves[:, ::5] = rng.choice([0, np.inf, -np.inf, 1e-45, 2e19, -3e38], leaves[:, ::5].shape)
         for returns in ("params", "change"):
             row = oracle.rows(rng, (), dtype)
-            for result in nadam_update(row, *leaves, returns=returns):
-                digest.update(np.asarray(result).tobytes())
+            off = row.copy()
+            off[[10, 11]] = 0  # decay and l2
+            for table in (row, off):
+                for result in nadam_update(table, *leaves, returns=returns):
+                    # Which NaN an invalid operation gives is no promise.
+                    digest.update(np.nan_to_num(result, nan=-1, posinf=7, neginf=-7).tobytes())
 print(_native.instruction_set(), digest.hexdigest())
 """
 

@@ -171,7 +171,7 @@ class TestOptimizerAlone:
             assert size == sum(gathered(layout))
             assert number <= len(gathered(layout)), "XLA may join some"
         assert not found
-        assert compiled.text.count('custom_call_target="nadam_xla_update_v1"') == 1
+        assert compiled.text.count('custom_call_target="nadam_xla_update_v2"') == 1
 
     def test_nothing_is_copied_and_all_is_in_place(self, layout: Layout, optimizer: str) -> None:
         compiled = Compiled(layout, optimizer, with_loss=False)

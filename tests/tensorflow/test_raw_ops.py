@@ -98,7 +98,7 @@ def test_many_variables_are_some_tens_a_call() -> None:
         jit_compile=True,
     )
     text = step.experimental_get_compiler_ir([tf.ones_like(x) for x in var])(stage="optimized_hlo")
-    assert text.count('custom_call_target="nadam_xla_update_v1"') == 3
+    assert text.count('custom_call_target="nadam_xla_update_v2"') == 3
     assert " copy(" not in text
 
 
@@ -150,7 +150,7 @@ def test_the_functional_update_has_the_bits_of_the_rule() -> None:
 def test_repeated_indices_of_a_sparse_gradient_are_summed() -> None:
     sparse = tf.IndexedSlices(tf.ones((3, 2)), tf.constant([1, 1, 3]), tf.constant([4, 2]))
     dense = tf.constant([[0.0, 0], [2, 2], [0, 0], [1, 1]])
-    row = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
+    row = Coefficients(1.0, 1.0, 1.0, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8)
     zeros = [tf.zeros((4, 2))]
     for a, b in zip(
         nadam_update(row, zeros, [sparse], zeros, zeros),
@@ -165,7 +165,7 @@ def test_the_compiled_step_updates_the_variables_in_place() -> None:
     step = tf.function(lambda t, grad: eager(var, m, v, t, grad), jit_compile=True)
     arguments = tf.constant(1), tf.ones((64, 64))
     text = step.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
-    assert text.count('custom_call_target="nadam_xla_update_v1"') == 1
+    assert text.count('custom_call_target="nadam_xla_update_v2"') == 1
     assert " copy(" not in text
     assert text.split("entry_computation_layout")[0].count("may-alias") == 3
 
@@ -219,7 +219,7 @@ def test_the_functional_update_names_what_is_wrong(
     change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     arguments = {name: [tf.zeros((2, 3))] for name in ("params", "grads", "mu", "nu")}
-    row = Coefficients(1e-3, 1e-3, 1.0, 0.1, 0.001, 1e-8)
+    row = Coefficients(1.0, 1.0, 1.0, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8)
     with pytest.raises(error, match=message):
         nadam_update(row, **{**arguments, **change})
 
@@ -244,7 +244,7 @@ def test_the_package_needs_only_tensorflow() -> None:
 
 
 def test_a_coefficient_may_be_a_vector_with_an_entry_for_each_tensor() -> None:
-    row = Coefficients(0.1, 0.1, 1.0, 0.1, 0.01, 1e-7)
+    row = Coefficients(1.0, 1.0, 1.0, 0.9, 0.1, 0.99, 0.01, 0.1, 1e-7)
     decays, skips = [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]
     ones = [tf.ones(4)] * 3
     together = nadam_update(row._replace(decay=decays, skip=skips), ones, ones, ones, ones)

@@ -48,7 +48,7 @@ def calls_in_hlo(text: str) -> tuple[int, int]:
     for line in text.splitlines():
         if line.endswith("{"):
             in_buffer = line.lstrip("%").startswith("command_buffer")
-        elif 'custom_call_target="nadam_xla_update_v1"' in line:
+        elif 'custom_call_target="nadam_xla_update_v2"' in line:
             inside += in_buffer
             outside += not in_buffer
     return inside, outside
@@ -63,7 +63,7 @@ def calls_in(dump: Path) -> tuple[int, int]:
     inside = outside = 0
     for hlo in sorted(dump.glob("*gpu_after_optimizations.txt")):
         text = hlo.read_text(errors="replace")
-        if "nadam_xla_update_v1" not in text:
+        if "nadam_xla_update_v2" not in text:
             continue
         program = hlo.name.split(".")[0] + "."  # module_0012
         thunks = [
