@@ -17,8 +17,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.eager import run_eagerly
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
+from nadam_xla.jax.tangents import tangents_of
 
 OPERANDS_OF_LEAF = 4  # params, grads, mu, nu
 RESULTS_OF_LEAF = 3  # params, mu, nu
@@ -59,8 +61,7 @@ def bind(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> l
 
 @nadam_update_p.def_impl  # type: ignore[untyped-decorator]
 def _run_eagerly(*operands: jax.Array, returns_change: bool) -> list[jax.Array]:
-    with jax.disable_jit(False):  # the only way to run it
-        return _compiled(returns_change)(*operands)
+    return run_eagerly(nadam_update_p, _compiled(returns_change), operands)
 
 
 @cache
@@ -135,10 +136,13 @@ def _jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, returns_change: bool
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The fused call for the values, the reference rule for their tangents."""
-    rule = partial(reference, returns_change=returns_change)
-    dense = [ad.instantiate_zeros(t) for t in tangents]  # type: ignore[no-untyped-call]
     values = bind(*primals, returns_change=returns_change)
-    return values, jax.jvp(rule, tuple(primals), tuple(dense))[1]
+    return values, tangents_of(_differentiable(returns_change), primals, tangents)
+
+
+@cache
+def _differentiable(returns_change: bool) -> Callable[..., list[jax.Array]]:
+    return jax.jit(partial(reference, returns_change=returns_change), inline=True)
 
 
 @update_in_place_p.def_abstract_eval  # type: ignore[untyped-decorator]

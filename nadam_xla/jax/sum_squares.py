@@ -18,9 +18,11 @@ from jax.interpreters import ad, batching, mlir
 from nadam_xla.calls import calls
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_floating
+from nadam_xla.jax.eager import run_eagerly
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at
 from nadam_xla.jax.specs import spec
+from nadam_xla.jax.tangents import tangents_of
 from nadam_xla.native import workspace_bytes
 
 SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
@@ -76,13 +78,12 @@ def _reference(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
 
 @sum_squares_p.def_impl  # type: ignore[untyped-decorator]
 def _run_eagerly(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
-    with jax.disable_jit(False):  # the only way to run it
-        return [_compiled(batched)(*leaves)]
+    return run_eagerly(sum_squares_p, _compiled(batched), leaves)
 
 
 @cache
-def _compiled(batched: bool) -> Callable[..., jax.Array]:
-    return jax.jit(partial(bind, batched=batched))
+def _compiled(batched: bool) -> Callable[..., list[jax.Array]]:
+    return jax.jit(lambda *leaves: [bind(*leaves, batched=batched)])
 
 
 @sum_squares_p.def_abstract_eval  # type: ignore[untyped-decorator]
@@ -110,9 +111,13 @@ def _jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, batched: bool
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The fused call for the values, the reference for their tangents."""
-    dense = [ad.instantiate_zeros(t) for t in tangents]  # type: ignore[no-untyped-call]
-    reference = partial(_reference, batched=batched)
-    return [bind(*primals, batched=batched)], jax.jvp(reference, tuple(primals), tuple(dense))[1]
+    values = [bind(*primals, batched=batched)]
+    return values, tangents_of(_differentiable(batched), primals, tangents)
+
+
+@cache
+def _differentiable(batched: bool) -> Callable[..., list[jax.Array]]:
+    return jax.jit(partial(_reference, batched=batched), inline=True)
 
 
 def _call_with_workspace(*leaves: jax.Array, batched: bool) -> list[jax.Array]:

@@ -1,6 +1,8 @@
 """Gradients through the update: to second order, for each hyperparameter, through loops."""
 
 from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -182,3 +184,100 @@ class TestThroughLoops:
             expected = jax.lax.map(jax.grad(after_scan), rates)
             np.testing.assert_allclose(jax.jit(population)(rates), expected, rtol=1e-9)
             assert calls_in(population, rates) == 1, "in the body of the scan"
+
+
+class TestWhatIsOff:
+    """A dead unit, whose gradients are all zero, with the default ``eps_root`` of zero."""
+
+    GRADS = jnp.array([0.0, 1.0])
+    NUMBERS = MappingProxyType(
+        {"learning_rate": 0.1, "b1": 0.8, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.05}
+    )
+
+    @staticmethod
+    def trained(tx: Any, grads_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        params = jnp.array([2.0, 3.0])
+
+        def body(carry: Any, _: None) -> Any:
+            params, state = carry
+            updates, state = tx.update(grads_of(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = jax.lax.scan(body, (params, tx.init(params)), length=3)[0]
+        return jnp.sum(carry[0] ** 2)
+
+    def test_the_derivative_by_a_parameter_is_one(self) -> None:
+        for make in (nadam, nadamw, optax.nadam):
+            tx = make(1e-2)
+
+            def total(params: jax.Array, tx: Any = tx) -> jax.Array:
+                updates, _ = tx.update(self.GRADS, tx.init(params), params)
+                return jnp.sum(params + updates)
+
+            gradient = jax.grad(total)(jnp.array([2.0, 3.0]))
+            np.testing.assert_allclose(gradient, [1, 1], rtol=1e-5)
+
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_a_hypergradient_equals_optax_s(self, name: str) -> None:
+        def after(make: Callable[..., Any], value: Any) -> jax.Array:
+            return self.trained(make(**{**self.NUMBERS, name: value}), lambda _: self.GRADS)
+
+        ours, theirs = (
+            jax.jit(jax.grad(partial(after, make)))(self.NUMBERS[name])
+            for make in (nadamw, optax.nadamw)
+        )
+        if name == "b2":  # the second moment has a tangent then, and optax NaN
+            assert np.isnan(theirs)
+            with enable_x64(True):
+                theirs = slope(jax.jit(partial(after, nadamw)), self.NUMBERS[name])
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_where_the_gradient_depends_on_the_parameters(self, name: str, mode: Any) -> None:
+        """Its tangents are zeros that nothing knows to be zeros; optax has NaN there."""
+
+        def dead(params: jax.Array) -> jax.Array:
+            return jnp.sum(jax.nn.relu(jnp.array([-1.0, 1.0]) * params) ** 2)
+
+        def after(value: Any) -> jax.Array:
+            return self.trained(nadamw(**{**self.NUMBERS, name: value}), jax.grad(dead))
+
+        with enable_x64(True):
+            found = jax.jit(mode(after))(self.NUMBERS[name])
+            np.testing.assert_allclose(found, slope(jax.jit(after), self.NUMBERS[name]), rtol=1e-5)
+
+    def test_the_derivative_by_a_decay_of_zero_is_that_of_a_small_one(self) -> None:
+        for make, name in ((nadamw, "weight_decay"), (nadam, "l2")):
+
+            def after(value: Any, make: Any = make, name: str = name) -> jax.Array:
+                return self.trained(make(0.1, eps=1e-3, **{name: value}), lambda _: self.GRADS)
+
+            with enable_x64(True):
+                found = jax.grad(after)(0.0)
+                assert abs(found) > 1e-3
+                if name == "weight_decay":  # that of l2 has a kink at zero, at the dead unit
+                    np.testing.assert_allclose(found, slope(jax.jit(after), 0.0), rtol=1e-5)
+
+    def test_an_infinite_parameter_does_not_spoil_the_others(self) -> None:
+        params = jnp.array([2.0, -jnp.inf])
+
+        def after(rate: jax.Array, params: jax.Array) -> jax.Array:
+            tx = nadam(rate)
+            return tx.apply(jnp.array([1.0, 0.0]), tx.init(params), params)[0][0]
+
+        by_rate, by_params = jax.grad(after, argnums=(0, 1))(0.1, params)
+        assert np.isfinite(by_rate)
+        np.testing.assert_allclose(by_params, [1, 0])
+
+    @pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
+    def test_a_skipped_step_is_the_identity(self, bad: float) -> None:
+        skipped = ROW._replace(skip=1.0, grad_scale=bad)
+        leaves = [jnp.ones(3), jnp.full(3, bad), jnp.ones(3), jnp.ones(3)]
+
+        def total(*leaves: jax.Array) -> jax.Array:
+            return sum(jnp.sum(x) for x in nadam_update(skipped, *leaves))
+
+        by_leaf = jax.grad(total, argnums=(0, 1, 2, 3))(*leaves)
+        for found, expected in zip(by_leaf, (1, 0, 1, 1), strict=True):
+            np.testing.assert_array_equal(found, np.full(3, expected))
