@@ -1,7 +1,8 @@
 """Which leaves decay."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +18,31 @@ def chosen_leaves(mask: Mask, params: PyTree) -> list[jax.Array]:
     """The mask's boolean for each leaf of the parameters.
 
     Args:
-        mask: a tree of booleans with the structure of the parameters or a prefix of it, or a
-            function that makes one from them.
+        mask: a tree of booleans (0 and 1 are such) with the structure of the parameters or a prefix
+            of it, or a function that makes one from them.
         params: the parameters.
 
     Raises:
         ValueError: the mask's structure is not that of the parameters, nor a prefix of it.
-        TypeError: a leaf of the mask is not a boolean.
+        TypeError: a leaf of the mask is no boolean scalar.
     """
     # A module with a __call__ is a callable too, but it is a tree of booleans.
     is_function = jax.tree_util.all_leaves([mask])
     tree = mask(params) if callable(mask) and is_function else mask
     check_structure("mask", tree, "params", params, prefix=True)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not isinstance(leaf, bool) and getattr(leaf, "dtype", None) != jnp.bool_:
-            raise TypeError(f"mask{keystr(path)} is {describe(leaf)}; it must be a boolean")
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(jax.tree.broadcast(tree, params))]
+        if not _is_boolean(leaf):
+            raise TypeError(
+                f"mask{keystr(path)} is {describe(leaf)}; it must be a boolean, or 0 or 1"
+            )
+    leaves = jax.tree.leaves(jax.tree.broadcast(tree, params))
+    return [jnp.asarray(leaf, jnp.bool_) for leaf in leaves]
+
+
+def _is_boolean(leaf: Any) -> bool:
+    if isinstance(leaf, Integral):
+        return leaf in (0, 1)
+    return getattr(leaf, "dtype", None) == jnp.bool_ and jnp.shape(leaf) == ()
 
 
 def masked(row: Coefficients, chosen: list[jax.Array]) -> Coefficients:

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from nadam_xla.coefficients import check_not_negative
 from nadam_xla.jax.checks import PyTree, check_alike
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.state import NadamState, check_state, initial_state
+from nadam_xla.jax.trained_part import trained_part, with_trained_part
 from nadam_xla.jax.update import update_trees
 
 
@@ -59,12 +60,12 @@ def nadam(
 
     Args:
         learning_rate: a number, a scalar array, or an optax schedule, called with the number of the
-            steps taken before.
+            steps taken before. One below zero ascends.
         b1: the decay rate of the first moment, in [0, 1).
         b2: the decay rate of the second moment, in [0, 1).
         eps: added to the denominator, outside the square root; not negative.
-        eps_root: added inside the square root; not negative. Differentiating through the update
-            where a second moment is zero needs it to be positive.
+        eps_root: added inside the square root; not negative. Where it and a second moment are zero,
+            the derivative of their root is taken to be zero.
         mu_dtype: the floating dtype in which the first moments are kept; None: float64 for float64
             parameters, float32 for all others.
         nesterov: False makes it Adam (Kingma & Ba 2015).
@@ -72,7 +73,7 @@ def nadam(
             step t is ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
         l2: this times the parameter is added to its gradient, which is what PyTorch calls
-            ``weight_decay``; a number, a scalar array or a schedule, not negative. None: nothing.
+            ``weight_decay``; a number, a scalar array or a schedule. None: nothing.
         mask: which leaves ``l2`` acts on, as in :func:`nadamw`; None: all.
 
     Raises:
@@ -86,7 +87,6 @@ def nadam(
     """
     if mask is not None and l2 is None:
         raise ValueError("mask is given and l2 is not; it says which leaves l2 acts on")
-    check_not_negative("learning_rate", learning_rate)
     hyperparameters = Hyperparameters(
         learning_rate=learning_rate,
         b1=b1,
@@ -127,7 +127,7 @@ def nadamw(
         eps: as in :func:`nadam`.
         eps_root: as in :func:`nadam`.
         mu_dtype: as in :func:`nadam`.
-        weight_decay: a number, a scalar array or a schedule; not negative.
+        weight_decay: a number, a scalar array or a schedule.
         mask: which leaves decay: a tree of booleans with the structure of the parameters or a
             prefix of it, or a function that makes one from the parameters; None: all.
         nesterov: as in :func:`nadam`.
@@ -138,7 +138,6 @@ def nadamw(
             fit the parameters.
         TypeError: as in :func:`nadam`; also where a leaf of the mask is not a boolean.
     """
-    check_not_negative("learning_rate", learning_rate)
     hyperparameters = Hyperparameters(
         learning_rate=learning_rate,
         b1=b1,
@@ -213,7 +212,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
         grads = given["grads"]
         # Without parameters nothing decays, and the rule reads them for that alone.
-        params = given.get("params", grads)
+        params = given["params"] if "params" in given else _in_promoted_dtypes(grads, state)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
@@ -224,17 +223,39 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        if params is not None:
-            return step({"params": params, "grads": updates}, state, "change")
-        if hyperparameters.needs_params:
+        if params is None and hyperparameters.needs_params:
             raise ValueError("decay needs the parameters: call update(grads, state, params)")
-        return step({"grads": updates}, state, "change")
+        trained = trained_part(params, state)
+        if params is None or (
+            # As in optax, they may be anything where they are not needed.
+            not hyperparameters.needs_params and _differs_alone(trained, updates, state)
+        ):
+            return step({"grads": updates}, state, "change")
+        return step({"params": trained, "grads": updates}, state, "change")
 
     def apply(
         grads: PyTree, state: NadamState, params: PyTree, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        return step({"params": params, "grads": grads}, state, "params")
+        trained = trained_part(params, state)
+        updated, state = step({"params": trained, "grads": grads}, state, "params")
+        return (updated if trained is params else with_trained_part(params, updated)), state
 
     update.apply = apply  # type: ignore[attr-defined]  # where NadamTransformation looks for it
     return NadamTransformation(init, update)
+
+
+def _differs_alone(params: PyTree, grads: PyTree, state: Any) -> bool:
+    """Whether the gradients and the moments have one structure, and the parameters another."""
+    structure: Any = jax.tree.structure(grads)
+    fits: bool = structure == jax.tree.structure(getattr(state, "mu", None))
+    return fits and structure != jax.tree.structure(params)
+
+
+def _in_promoted_dtypes(grads: PyTree, state: NadamState) -> PyTree:
+    """The gradients in the dtypes that the change has where no parameter tells it."""
+
+    def promoted(grad: ArrayLike, mu: ArrayLike, nu: ArrayLike) -> jax.Array:
+        return jnp.asarray(grad, jnp.result_type(grad, mu, nu))
+
+    return jax.tree.map(promoted, grads, state.mu, state.nu)

@@ -116,7 +116,7 @@ def test_it_is_told_while_jax_traces() -> None:
     ],
 )
 def test_params_that_do_not_fit(params: Any, message: str) -> None:
-    tx = nadam(1e-2)
+    tx = nadamw(1e-2)
     with pytest.raises(ValueError, match=message):
         tx.update(PARAMS, tx.init(PARAMS), params)
 
@@ -274,7 +274,7 @@ class TestStateOfAnother:
         (lambda: nadam(jnp.ones(3)), ValueError, r"learning_rate has the shape \(3,\); .*jax.vmap"),
         (lambda: nadam(1e-2, b1=np.ones(2)), ValueError, r"b1 has the shape \(2,\)"),
         (lambda: nadamw(1e-2, weight_decay=jnp.ones(1)), ValueError, "weight_decay has the shape"),
-        (lambda: nadam(1e-2, l2=-1.0), ValueError, "l2 is -1.0; it must not be negative"),
+        (lambda: nadam(1e-2, l2=np.nan), ValueError, "l2 is nan; it must be a number"),
         (lambda: scale_by_nadam(b1=1.0), ValueError, "b1 is 1.0"),
         (lambda: nadam(1e-2, mu_dtype="int8"), TypeError, "mu_dtype is 'int8'; it must be a float"),
         (lambda: nadam(1e-2, mask=True), ValueError, "mask is given and l2 is not"),

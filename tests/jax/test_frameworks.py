@@ -112,6 +112,50 @@ def test_nnx_optimizer(ours: Any, theirs: Any) -> None:
     assert len(traces) == 2, "one for each optimizer"
 
 
+@pytest.mark.parametrize("take", ["update", "apply"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(nadam(SCHEDULE), optax.nadam(SCHEDULE)), (nadamw(1e-2), optax.nadamw(1e-2))],
+)
+def test_a_whole_equinox_module_in_the_place_of_its_arrays(
+    ours: Any, theirs: Any, take: str
+) -> None:
+    """With its activation function, as optax takes it: all that has no gradient is passed over."""
+    eqx = pytest.importorskip("equinox", reason="equinox is tested here")
+    model = eqx.nn.MLP(4, 1, 8, 2, activation=jnp.tanh, key=jax.random.key(0))
+
+    def trained(tx: Any, take: str) -> Any:
+        @eqx.filter_jit
+        def step(model: Any, state: Any) -> Any:
+            grads = eqx.filter_grad(lambda model: jnp.mean((jax.vmap(model)(X) - Y) ** 2))(model)
+            if take == "apply":
+                return tx.apply(grads, state, model)
+            updates, state = tx.update(grads, state, model)
+            return eqx.apply_updates(model, updates), state
+
+        result, state = model, tx.init(eqx.filter(model, eqx.is_inexact_array))
+        for _ in range(STEPS):
+            result, state = step(result, state)
+        assert result.activation is jnp.tanh
+        return eqx.filter(result, eqx.is_inexact_array)
+
+    assert_close(trained(ours, take), trained(theirs, "update"), rtol=1e-4)
+
+
+def test_parameters_that_are_not_needed_may_have_another_structure() -> None:
+    """As with optax, whose nadam does not look at them: a FrozenDict against a dict, say."""
+    frozen_dict = pytest.importorskip("flax.core", reason="flax is tested here").FrozenDict
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    for other in (frozen_dict(params), list(params.values()), None, {"w": "a string"}):
+        changes = [
+            tx.update(params, tx.init(params), other)[0] for tx in (nadam(1e-2), optax.nadam(1e-2))
+        ]
+        assert_close(*changes)
+    tx = nadamw(1e-2)
+    with pytest.raises(ValueError, match="grads is a dict, and params is a flax FrozenDict"):
+        tx.update(params, tx.init(params), frozen_dict(params))
+
+
 @pytest.mark.parametrize(("ours", "theirs"), OURS)
 def test_equinox_module(ours: Any, theirs: Any) -> None:
     eqx = pytest.importorskip("equinox", reason="equinox is tested here")

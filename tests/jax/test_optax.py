@@ -386,6 +386,32 @@ class TestNarrowDtypes:
         assert_close(*wide, atol=atol)
         assert_close(params, expected, atol=atol)
 
+    @pytest.mark.parametrize("params", ["float32", "float64"])
+    @pytest.mark.parametrize("grads", ["bfloat16", "float16", "float32", "float64"])
+    @pytest.mark.parametrize("mu_dtype", [None, "bfloat16"])
+    @pytest.mark.parametrize("given", [False, True])
+    def test_a_change_has_the_dtype_that_it_has_with_optax(
+        self, params: str, grads: str, mu_dtype: Any, given: bool
+    ) -> None:
+        """But for narrower gradients' sake it is never widened beyond given parameters."""
+        with enable_x64(True):
+            leaf, grad = jnp.ones(3, params), jnp.ones(3, grads)
+            change, expected = (
+                tx.update(grad, tx.init(leaf), leaf if given else None)[0]
+                for tx in (nadam(1e-2, mu_dtype=mu_dtype), optax.nadam(1e-2, mu_dtype=mu_dtype))
+            )
+            assert change.dtype == (params if given else expected.dtype)
+            np.testing.assert_allclose(change, expected, rtol=1e-2)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_the_change_of_narrow_parameters_is_narrow_where_they_are_given(
+        self, dtype: str
+    ) -> None:
+        leaf = jnp.ones(3, dtype)
+        tx = nadam(1e-2)
+        assert tx.update(leaf, tx.init(leaf), leaf)[0].dtype == dtype
+        assert tx.update(leaf, tx.init(leaf))[0].dtype == "float32", "as the moments are"
+
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     @pytest.mark.parametrize("mu_dtype", [None, "bfloat16", "float32"])
     def test_narrow_parameters_follow_the_oracle(self, dtype: str, mu_dtype: Any) -> None:

@@ -167,7 +167,7 @@ def test_the_state_of_a_constant_momentum_holds_no_product() -> None:
         ({"eps": -1e-8}, r"eps is -1e-08; it must not be negative"),
         ({"eps_root": -1.0}, r"eps_root is -1.0"),
         ({"momentum_decay": -1}, r"momentum_decay is -1"),
-        ({"learning_rate": -1e-3}, r"learning_rate is -0.001"),
+        ({"learning_rate": float("nan")}, r"learning_rate is nan; it must be a number"),
     ],
 )
 def test_numbers_out_of_range_are_errors(arguments: dict[str, Any], message: str) -> None:
@@ -175,8 +175,32 @@ def test_numbers_out_of_range_are_errors(arguments: dict[str, Any], message: str
         nadam(**{"learning_rate": 1e-3, **arguments})
     with pytest.raises(ValueError, match=message):
         nadamw(**{"learning_rate": 1e-3, **arguments})
-    with pytest.raises(ValueError, match="weight_decay is -1"):
-        nadamw(1e-3, weight_decay=-1)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "l2"])
+def test_a_decay_that_is_no_number_is_an_error(name: str) -> None:
+    make = nadamw if name == "weight_decay" else nadam
+    with pytest.raises(ValueError, match=f"{name} is nan; it must be a number"):
+        make(1e-3, **{name: float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("ours", "stock"),
+    [
+        (nadam(-1e-2), optax.nadam(-1e-2)),
+        (nadamw(1e-2, weight_decay=-0.1), optax.nadamw(1e-2, weight_decay=-0.1)),
+        (nadamw(-1e-2, weight_decay=0.1), optax.nadamw(-1e-2, weight_decay=0.1)),
+        (nadam(lambda count: -1e-2 * count), optax.nadam(lambda count: -1e-2 * count)),
+    ],
+    ids=["rate", "decay", "rate and decay", "schedule"],
+)
+def test_rates_and_decays_below_zero_ascend_as_with_optax(
+    ours: optax.GradientTransformation, stock: optax.GradientTransformation
+) -> None:
+    grads = gradients(3)
+    found, _ = train(ours, grads)
+    expected, _ = train(stock, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 def test_integer_parameters_are_an_error_that_names_the_leaf() -> None:
