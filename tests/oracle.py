@@ -88,3 +88,12 @@ def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.nda
     ]
     columns = [rng.uniform(low, high, shape) for low, high in ranges]
     return np.stack([*columns, np.zeros(shape)], axis=-1).astype(dtype)
+
+
+def with_parts_off(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:
+    """The rows, with the decay, the l2 and the clipping of each off or on, as it falls."""
+    optional = [10, 11, 13]
+    off = rng.random((*table.shape[:-1], len(optional))) < 0.5
+    result = table.copy()
+    result[..., optional] = np.where(off, 0, table[..., optional])
+    return result

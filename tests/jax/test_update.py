@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from any_float import any_float
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -43,6 +44,22 @@ def test_every_shape_gets_the_bits_of_the_rule(
         ):
             assert result.dtype == dtype
             np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_any_floats_get_the_bits_of_the_rule(dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    row = oracle.with_parts_off(rng, oracle.rows(rng, (), dtype))
+    leaf = [x.astype(dtype) for x in any_float(rng, (4, 1003))]
+    leaf[3] = np.abs(leaf[3])
+    with enable_x64(True):
+        found = nadam_update(row, *leaf)
+    params, _, mu, nu = oracle.rule(row, *leaf)
+    for result, expected in zip(found, (params, mu, nu), strict=True):
+        # XLA's threads flush subnormal numbers to zero.
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-29)
 
 
 def test_more_leaves_than_one_call_holds_and_both_dtypes_mixed() -> None:
