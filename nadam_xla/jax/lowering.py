@@ -1,7 +1,6 @@
 """How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -131,9 +130,7 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
     if not _can_partition_call(ctx):
         return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
-    cut = _cut_gradients_like_moments(ctx, operands)
-    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
-    return mlir.lower_fun(update, multiple_results=True)(ctx, *cut)
+    return _lower_partitioned(ctx, *operands, aliased=aliased, returns_change=returns_change)
 
 
 def _lower_in_place(
@@ -163,28 +160,41 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
-def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> list[Any]:
-    """Lets the layout of the moments reach the operations from which the gradients come.
+def _lower_partitioned(
+    ctx: Any, table: Any, *leaves: Any, aliased: tuple[int, ...], returns_change: bool
+) -> Any:
+    """One call on each device, each leaf cut as stock's arithmetic would be.
 
-    Through stock's arithmetic, operation by operation, the partitioner carries it there before it
-    looks at matrix products; a custom call comes after them, too late to spare collectives. The
-    barrier keeps it one-way: gradients that are held whole must not make the moments so.
+    There the partitioner carries the layout of any of a leaf's arrays to all others, operation by
+    operation, before it looks at matrix products. A call comes after those, and where its leaves
+    are cut over the same mesh axes in unlike ways, the partitioner carries nothing through it. So
+    it is told for each leaf that all are cut alike: for the call, that is, since behind a barrier
+    an array may be held otherwise, as the whole parameters of ZeRO-1 are.
     """
-    n = (len(operands) - 1) // OPERANDS_OF_LEAF
-    cut = list(operands)
-    for i in range(1 + n, 1 + 2 * n):
+    n = len(leaves) // OPERANDS_OF_LEAF
+    module = ctx.module_context
+    groups = [_FIRST_SHARDING_GROUP + module.new_channel() for _ in range(n)]
+    alike = list(leaves)
+    # Where the moments and the parameters contradict each other, the first one here has its way.
+    for i in (*range(2 * n, 4 * n), *range(2 * n)):
         barrier = mlir.ir.Operation.create(
-            "stablehlo.optimization_barrier", results=[cut[i].type], operands=[cut[i]]
+            "stablehlo.optimization_barrier", results=[leaves[i].type], operands=[leaves[i]]
         )
-        cut[i] = barrier.results[0]
-        group = mlir.i64_attr(  # type: ignore[no-untyped-call]
-            _FIRST_SHARDING_GROUP + ctx.module_context.new_channel()
-        )
-        for value in (cut[i], cut[i + n]):
-            mlir.ir.Operation.create(
-                "sdy.sharding_group", operands=[value], attributes={"group_id": group}
-            )
-    return cut
+        alike[i] = barrier.results[0]
+        _join_sharding_group(alike[i], groups[i % n])
+    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
+    results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
+    for i, result in enumerate(results):
+        _join_sharding_group(result, groups[i % n])
+    return results
+
+
+def _join_sharding_group(value: Any, group: int) -> None:
+    """All values of a group are cut alike."""
+    number = mlir.i64_attr(group)  # type: ignore[no-untyped-call]
+    mlir.ir.Operation.create(
+        "sdy.sharding_group", operands=[value], attributes={"group_id": number}
+    )
 
 
 def _can_partition_call(ctx: Any) -> bool:
