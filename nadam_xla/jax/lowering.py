@@ -183,10 +183,26 @@ def _lower_partitioned(
         alike[i] = barrier.results[0]
         _join_sharding_group(alike[i], groups[i % n])
     update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
+    first = len(module.keepalives)
     results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
+    module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]
     for i, result in enumerate(results):
         _join_sharding_group(result, groups[i % n])
     return results
+
+
+class _NeededToCompile:
+    """Keeps alive what the partitioner asks, and is empty once pickled.
+
+    JAX hangs it on the executable for good, and ``jax.experimental.serialize_executable`` pickles
+    all that hangs there: local functions, which it cannot.
+    """
+
+    def __init__(self, *objects: object) -> None:
+        self._objects = objects
+
+    def __reduce__(self) -> tuple[type["_NeededToCompile"], tuple[()]]:
+        return _NeededToCompile, ()
 
 
 def _join_sharding_group(value: Any, group: int) -> None:
