@@ -121,10 +121,12 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         choose = any(with_kernel) and not partitioned
         lower = _lower_to_choice if choose else _lower_to_stablehlo
         return lower(ctx, *operands, returns_change=returns_change)
+    gradients = _operands_of_leaves(len(operands))[1]
     aliased = tuple(
         operand
         for operand in _aliases(len(operands), returns_change)
         if not _belongs_to_caller(operands[operand])
+        and not (returns_change and operand in gradients and _stays_outside(operands[operand]))
     )
     if not partitioned:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
@@ -147,10 +149,15 @@ def _lower_in_place(
 
 def _aliases(operands: int, returns_change: bool) -> dict[int, int]:
     """The operand whose memory each result takes, by its number: operand -> result."""
-    n = (operands - 1) // OPERANDS_OF_LEAF
-    params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
+    params, grads, mu, nu = _operands_of_leaves(operands)
     updated = grads if returns_change else params
     return {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
+
+
+def _operands_of_leaves(operands: int) -> list[range]:
+    """The numbers of the operands in each of the four groups."""
+    n = (operands - 1) // OPERANDS_OF_LEAF
+    return [range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF)]
 
 
 def is_partitioned(axes: Any) -> bool:
@@ -247,3 +254,19 @@ def _belongs_to_caller(value: Any) -> bool:
         return False
     marks = mlir.ir.DictAttr(mlir.ir.ArrayAttr(owner["arg_attrs"])[value.arg_number])
     return not any(mark in marks for mark in _MARKS_OF_DONATION)
+
+
+def _stays_outside(value: Any) -> bool:
+    """Whether this gradient comes from outside of the branch that the call stands in, and stays.
+
+    So it is in ``optax.apply_if_finite``. XLA would copy it before the branch, and the change in
+    its memory once more, to where the branch returns it; without the alias the kernel writes the
+    change there. A gradient that the other branch returns as it is has its memory there already.
+    """
+    block = mlir.ir.InsertionPoint.current.block
+    owner = value.owner
+    if block == (owner if isinstance(value, mlir.ir.BlockArgument) else owner.operation.block):
+        return False
+    branches = (list(region.blocks) for region in block.owner.regions)
+    finished = (list(blocks[0].operations) for blocks in branches if blocks and blocks[0] != block)
+    return not any(value in operations[-1].operands for operations in finished if operations)
