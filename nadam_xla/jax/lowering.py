@@ -1,7 +1,6 @@
 """How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -122,18 +121,18 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         choose = any(with_kernel) and not partitioned
         lower = _lower_to_choice if choose else _lower_to_stablehlo
         return lower(ctx, *operands, returns_change=returns_change)
+    gradients = _operands_of_leaves(len(operands))[1]
     aliased = tuple(
         operand
         for operand in _aliases(len(operands), returns_change)
         if not _belongs_to_caller(operands[operand])
+        and not (returns_change and operand in gradients and _stays_outside(operands[operand]))
     )
     if not partitioned:
         return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
     if not _can_partition_call(ctx):
         return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
-    cut = _cut_gradients_like_moments(ctx, operands)
-    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
-    return mlir.lower_fun(update, multiple_results=True)(ctx, *cut)
+    return _lower_partitioned(ctx, *operands, aliased=aliased, returns_change=returns_change)
 
 
 def _lower_in_place(
@@ -150,10 +149,15 @@ def _lower_in_place(
 
 def _aliases(operands: int, returns_change: bool) -> dict[int, int]:
     """The operand whose memory each result takes, by its number: operand -> result."""
-    n = (operands - 1) // OPERANDS_OF_LEAF
-    params, grads, mu, nu = (range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF))
+    params, grads, mu, nu = _operands_of_leaves(operands)
     updated = grads if returns_change else params
     return {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
+
+
+def _operands_of_leaves(operands: int) -> list[range]:
+    """The numbers of the operands in each of the four groups."""
+    n = (operands - 1) // OPERANDS_OF_LEAF
+    return [range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF)]
 
 
 def is_partitioned(axes: Any) -> bool:
@@ -163,28 +167,57 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
-def _cut_gradients_like_moments(ctx: Any, operands: Sequence[Any]) -> list[Any]:
-    """Lets the layout of the moments reach the operations from which the gradients come.
+def _lower_partitioned(
+    ctx: Any, table: Any, *leaves: Any, aliased: tuple[int, ...], returns_change: bool
+) -> Any:
+    """One call on each device, each leaf cut as stock's arithmetic would be.
 
-    Through stock's arithmetic, operation by operation, the partitioner carries it there before it
-    looks at matrix products; a custom call comes after them, too late to spare collectives. The
-    barrier keeps it one-way: gradients that are held whole must not make the moments so.
+    There the partitioner carries the layout of any of a leaf's arrays to all others, operation by
+    operation, before it looks at matrix products. A call comes after those, and where its leaves
+    are cut over the same mesh axes in unlike ways, the partitioner carries nothing through it. So
+    it is told for each leaf that all are cut alike: for the call, that is, since behind a barrier
+    an array may be held otherwise, as the whole parameters of ZeRO-1 are.
     """
-    n = (len(operands) - 1) // OPERANDS_OF_LEAF
-    cut = list(operands)
-    for i in range(1 + n, 1 + 2 * n):
+    n = len(leaves) // OPERANDS_OF_LEAF
+    module = ctx.module_context
+    groups = [_FIRST_SHARDING_GROUP + module.new_channel() for _ in range(n)]
+    alike = list(leaves)
+    # Where the moments and the parameters contradict each other, the first one here has its way.
+    for i in (*range(2 * n, 4 * n), *range(2 * n)):
         barrier = mlir.ir.Operation.create(
-            "stablehlo.optimization_barrier", results=[cut[i].type], operands=[cut[i]]
+            "stablehlo.optimization_barrier", results=[leaves[i].type], operands=[leaves[i]]
         )
-        cut[i] = barrier.results[0]
-        group = mlir.i64_attr(  # type: ignore[no-untyped-call]
-            _FIRST_SHARDING_GROUP + ctx.module_context.new_channel()
-        )
-        for value in (cut[i], cut[i + n]):
-            mlir.ir.Operation.create(
-                "sdy.sharding_group", operands=[value], attributes={"group_id": group}
-            )
-    return cut
+        alike[i] = barrier.results[0]
+        _join_sharding_group(alike[i], groups[i % n])
+    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
+    first = len(module.keepalives)
+    results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
+    module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]
+    for i, result in enumerate(results):
+        _join_sharding_group(result, groups[i % n])
+    return results
+
+
+class _NeededToCompile:
+    """Keeps alive what the partitioner asks, and is empty once pickled.
+
+    JAX hangs it on the executable for good, and ``jax.experimental.serialize_executable`` pickles
+    all that hangs there: local functions, which it cannot.
+    """
+
+    def __init__(self, *objects: object) -> None:
+        self._objects = objects
+
+    def __reduce__(self) -> tuple[type["_NeededToCompile"], tuple[()]]:
+        return _NeededToCompile, ()
+
+
+def _join_sharding_group(value: Any, group: int) -> None:
+    """All values of a group are cut alike."""
+    number = mlir.i64_attr(group)  # type: ignore[no-untyped-call]
+    mlir.ir.Operation.create(
+        "sdy.sharding_group", operands=[value], attributes={"group_id": number}
+    )
 
 
 def _can_partition_call(ctx: Any) -> bool:
@@ -221,3 +254,19 @@ def _belongs_to_caller(value: Any) -> bool:
         return False
     marks = mlir.ir.DictAttr(mlir.ir.ArrayAttr(owner["arg_attrs"])[value.arg_number])
     return not any(mark in marks for mark in _MARKS_OF_DONATION)
+
+
+def _stays_outside(value: Any) -> bool:
+    """Whether this gradient comes from outside of the branch that the call stands in, and stays.
+
+    So it is in ``optax.apply_if_finite``. XLA would copy it before the branch, and the change in
+    its memory once more, to where the branch returns it; without the alias the kernel writes the
+    change there. A gradient that the other branch returns as it is has its memory there already.
+    """
+    block = mlir.ir.InsertionPoint.current.block
+    owner = value.owner
+    if block == (owner if isinstance(value, mlir.ir.BlockArgument) else owner.operation.block):
+        return False
+    branches = (list(region.blocks) for region in block.owner.regions)
+    finished = (list(blocks[0].operations) for blocks in branches if blocks and blocks[0] != block)
+    return not any(value in operations[-1].operands for operations in finished if operations)

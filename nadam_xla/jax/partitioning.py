@@ -47,8 +47,8 @@ def _partition(
 
     table, *leaves = operands
     n = len(leaves) // OPERANDS_OF_LEAF
-    params, _, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
-    layouts = [_layout(*leaf) for leaf in zip(mu, nu, params, strict=True)]
+    # The lowering has made the four operands of a leaf alike.
+    layouts = [leaf.sharding for leaf in leaves[:n]]
     if table.shape[0] != 1:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
     else:
@@ -59,18 +59,6 @@ def _partition(
         (*layouts,) * RESULTS_OF_LEAF,
         (table_layout, *layouts * OPERANDS_OF_LEAF),
     )
-
-
-def _layout(mu: Shaped, nu: Shaped, params: Shaped) -> Any:
-    """How a leaf is cut: as its moments are, for they are two of the three results.
-
-    Parameters that every device holds whole are then cut for the update and gathered after it: of
-    all three they are the ones whose gathering is wanted (the ZeRO-1 layout).
-    """
-    for leaf in (mu, nu, params):
-        if not leaf.sharding.is_fully_replicated:
-            return leaf.sharding
-    return mu.sharding
 
 
 def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[Any, list[Any]]:

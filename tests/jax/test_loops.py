@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import CALL, aliased_results, copies_of_arrays, entry_of, text_of
+from compiled import CALL, aliased_results, copied_bytes, copies_of_arrays, entry_of, text_of
 
 from nadam_xla.jax import nadam
 
@@ -177,6 +177,49 @@ class TestStepInOneBranch:
         else:
             assert copies_of_arrays(ours) <= copies_of_arrays(stock)
             assert copies_of_arrays(ours) == (0 if donate else LEAVES)
+
+
+WRAPPERS = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "apply_if_finite around a chain": lambda tx: optax.apply_if_finite(
+        optax.chain(optax.clip_by_global_norm(1.0), tx), 3
+    ),
+    "apply_if_finite in a chain": lambda tx: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.apply_if_finite(tx, 3)
+    ),
+    "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: step % 2 == 0),
+    "conditionally_transform": lambda tx: optax.conditionally_transform(
+        tx, lambda step: step % 2 == 0
+    ),
+}
+
+
+@pytest.mark.parametrize("donate", [(0, 1), ()], ids=["donated", "kept"])
+@pytest.mark.parametrize("given", [True, False], ids=["given", "computed"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_s_branch_takes_no_more_memory_than_with_optax(
+    wrapper: str, given: bool, donate: tuple[int, ...]
+) -> None:
+    params = [jnp.ones((256, 256))] * 4
+
+    def compiled(tx: Any) -> Any:
+        tx = WRAPPERS[wrapper](tx)
+
+        def step(params: Any, state: Any, data: Any) -> Any:
+            def mean_square(params: Any) -> jax.Array:
+                return sum(jnp.mean(jnp.tanh(data @ p) ** 2) for p in params)
+
+            grads = data if given else jax.grad(mean_square)(params)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        data = params if given else jnp.ones((8, 256))
+        return jax.jit(step, donate_argnums=donate).lower(params, tx.init(params), data).compile()
+
+    ours, stock = compiled(nadam(1e-2)), compiled(optax.nadam(1e-2))
+    temporary = [x.memory_analysis().temp_size_in_bytes for x in (ours, stock)]
+    assert temporary[0] <= temporary[1] + 4096
+    assert copied_bytes(ours.as_text()) <= copied_bytes(stock.as_text())
 
 
 def test_a_step_in_each_branch_takes_that_step() -> None:
