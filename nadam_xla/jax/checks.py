@@ -1,12 +1,15 @@
 """What does not fit is refused while JAX traces: one exception that names the leaf by its path."""
 
 from collections.abc import Mapping
+from itertools import combinations
 from numbers import Number
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
+
+from nadam_xla.jax.explicit_axes import cut_of, joined, unreduced_axes
 
 PyTree: TypeAlias = Any
 _Path: TypeAlias = tuple[Any, ...]
@@ -20,7 +23,8 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
 
     Raises:
         ValueError: a tree differs from the first in its structure or in a leaf's shape.
-        TypeError: a leaf is not a real floating-point array.
+        TypeError: a leaf is not a real floating-point array, or is unreduced; or two trees cut a
+            leaf over explicit axes of the mesh in ways that contradict each other.
     """
     (like_name, like), *others = trees.items()
     for name, tree in others:
@@ -29,6 +33,8 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
         check_floating(name, tree)
     for name, tree in others:
         _check_shapes(name, tree, like_name, like)
+    for (name, tree), (other_name, other) in combinations(trees.items(), 2):
+        _check_places(other_name, other, name, tree)
 
 
 def check_structure(
@@ -88,6 +94,26 @@ def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
             raise ValueError(
                 f"{name}{at} has the shape {jnp.shape(leaf)}; it must be {jnp.shape(like_leaf)},"
                 f" like {like_name}{at}"
+            )
+
+
+def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
+    """Arrays that meet are not cut over explicit axes in unlike ways."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), like_leaf in zip(leaves, jax.tree.leaves(like), strict=True):
+        if not (isinstance(leaf, jax.Array) and isinstance(like_leaf, jax.Array)):
+            continue  # numpy's are placed by JAX
+        type_, like_type = jax.typeof(leaf), jax.typeof(like_leaf)
+        if axes := unreduced_axes(type_):
+            raise TypeError(
+                f"{name}{keystr(path)} is unreduced over the mesh axes {sorted(axes)}: its parts"
+                " are yet to be summed, as jax.sharding.reshard does"
+            )
+        if joined([cut_of(type_), cut_of(like_type)]) is None:
+            raise TypeError(
+                f"{name}{keystr(path)} has the sharding {type_.sharding.spec}, and"
+                f" {like_name}{keystr(path)} {like_type.sharding.spec}, over explicit mesh axes;"
+                " jax.sharding.reshard makes them alike"
             )
 
 
