@@ -22,7 +22,8 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
         trees: the trees by the names under which the caller knows them.
 
     Raises:
-        ValueError: a tree differs from the first in its structure or in a leaf's shape.
+        ValueError: a tree differs from the first in its structure or in a leaf's shape, or two
+            trees in the memory that holds a leaf.
         TypeError: a leaf is not a real floating-point array, or is unreduced; or two trees cut a
             leaf over explicit axes of the mesh in ways that contradict each other.
     """
@@ -98,11 +99,15 @@ def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
 
 
 def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
-    """Arrays that meet are not cut over explicit axes in unlike ways."""
+    """Arrays that meet lie in one memory, and are not cut over explicit axes in unlike ways.
+
+    So JAX has it for all arithmetic. It makes an exception of scalars in another memory.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for (path, leaf), like_leaf in zip(leaves, jax.tree.leaves(like), strict=True):
         if not (isinstance(leaf, jax.Array) and isinstance(like_leaf, jax.Array)):
             continue  # numpy's are placed by JAX
+        _check_memory(f"{name}{keystr(path)}", leaf, f"{like_name}{keystr(path)}", like_leaf)
         type_, like_type = jax.typeof(leaf), jax.typeof(like_leaf)
         if axes := unreduced_axes(type_):
             raise TypeError(
@@ -115,6 +120,28 @@ def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
                 f" {like_name}{keystr(path)} {like_type.sharding.spec}, over explicit mesh axes;"
                 " jax.sharding.reshard makes them alike"
             )
+
+
+def check_one_memory(name: str, tree: PyTree) -> None:
+    """Raises ``ValueError`` for the first leaf that lies in another memory than those before it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = [
+        (f"{name}{keystr(path)}", leaf)
+        for path, leaf in leaves
+        if isinstance(leaf, jax.Array) and leaf.ndim
+    ]
+    for array, like in zip(arrays[1:], arrays, strict=False):
+        _check_memory(*array, *like)
+
+
+def _check_memory(name: str, leaf: jax.Array, like_name: str, like: jax.Array) -> None:
+    space, like_space = (jax.typeof(x).memory_space for x in (leaf, like))
+    if space != like_space and leaf.ndim:
+        raise ValueError(
+            f"{name} is in {space.name.lower()} memory, and {like_name} in"
+            f" {like_space.name.lower()} memory; jax.device_put(tree, jax.memory.Space.Device)"
+            " brings a tree to the device"
+        )
 
 
 def _difference(

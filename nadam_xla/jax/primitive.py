@@ -99,10 +99,11 @@ def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> lis
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
                 f" {like.shape} and the dtype {coefficients.dtype}"
             )
-        if cut_of(leaf) != cut_of(like):
+        elsewhere = leaf.ndim and leaf.memory_space != like.memory_space
+        if elsewhere or cut_of(leaf) != cut_of(like):
             raise TypeError(
                 f"nadam_update got {leaf.str_short(mesh_axis_types=True)} as operand {1 + i}; it"
-                f" must have the sharding of"
+                f" must be in the memory and have the sharding of"
                 f" {like.str_short(mesh_axis_types=True)}"
             )
         if batch != 1 and leaf.shape[:1] != (batch,):

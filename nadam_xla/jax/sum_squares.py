@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 
 from nadam_xla.calls import calls
 from nadam_xla.jax import lowering
-from nadam_xla.jax.checks import PyTree, check_floating
+from nadam_xla.jax.checks import PyTree, check_floating, check_one_memory
 from nadam_xla.jax.explicit_axes import cut_alike, cut_of, fold_batches
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at
@@ -44,9 +44,12 @@ def sum_squares(tree: PyTree) -> PyTree:
         A tree of the same structure; float64 scalars for float64 leaves, float32 for all others.
 
     Raises:
-        TypeError: a leaf is not of a floating dtype; the message names it by its path.
+        TypeError: a leaf is not of a floating dtype.
+        ValueError: a leaf lies in host memory, and another on the device.
+        Each message names the leaf by its path.
     """
     check_floating("tree", tree)
+    check_one_memory("tree", tree)
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     results: list[Any] = [None] * len(leaves)

@@ -55,7 +55,8 @@ def nadam_update(
         structure, shapes and dtypes of what was given (the change with those of the parameters).
 
     Raises:
-        ValueError: the trees differ in structure or shapes, or the coefficients have a wrong shape.
+        ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
+            the coefficients have a wrong shape.
         TypeError: a leaf is not of a floating dtype, or the trees cut it over explicit axes of the
             mesh in ways that contradict each other.
         Each message names the leaf by its path.
