@@ -1,12 +1,15 @@
 """What does not fit is refused while JAX traces: one exception that names the leaf by its path."""
 
 from collections.abc import Mapping
+from itertools import combinations
 from numbers import Number
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
+
+from nadam_xla.jax.explicit_axes import cut_of, joined, unreduced_axes
 
 PyTree: TypeAlias = Any
 _Path: TypeAlias = tuple[Any, ...]
@@ -19,8 +22,10 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
         trees: the trees by the names under which the caller knows them.
 
     Raises:
-        ValueError: a tree differs from the first in its structure or in a leaf's shape.
-        TypeError: a leaf is not a real floating-point array.
+        ValueError: a tree differs from the first in its structure or in a leaf's shape, or two
+            trees in the memory that holds a leaf.
+        TypeError: a leaf is not a real floating-point array, or is unreduced; or two trees cut a
+            leaf over explicit axes of the mesh in ways that contradict each other.
     """
     (like_name, like), *others = trees.items()
     for name, tree in others:
@@ -29,6 +34,8 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
         check_floating(name, tree)
     for name, tree in others:
         _check_shapes(name, tree, like_name, like)
+    for (name, tree), (other_name, other) in combinations(trees.items(), 2):
+        _check_places(other_name, other, name, tree)
 
 
 def check_structure(
@@ -89,6 +96,52 @@ def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
                 f"{name}{at} has the shape {jnp.shape(leaf)}; it must be {jnp.shape(like_leaf)},"
                 f" like {like_name}{at}"
             )
+
+
+def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
+    """Arrays that meet lie in one memory, and are not cut over explicit axes in unlike ways.
+
+    So JAX has it for all arithmetic. It makes an exception of scalars in another memory.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), like_leaf in zip(leaves, jax.tree.leaves(like), strict=True):
+        if not (isinstance(leaf, jax.Array) and isinstance(like_leaf, jax.Array)):
+            continue  # numpy's are placed by JAX
+        _check_memory(f"{name}{keystr(path)}", leaf, f"{like_name}{keystr(path)}", like_leaf)
+        type_, like_type = jax.typeof(leaf), jax.typeof(like_leaf)
+        if axes := unreduced_axes(type_):
+            raise TypeError(
+                f"{name}{keystr(path)} is unreduced over the mesh axes {sorted(axes)}: its parts"
+                " are yet to be summed, as jax.sharding.reshard does"
+            )
+        if joined([cut_of(type_), cut_of(like_type)]) is None:
+            raise TypeError(
+                f"{name}{keystr(path)} has the sharding {type_.sharding.spec}, and"
+                f" {like_name}{keystr(path)} {like_type.sharding.spec}, over explicit mesh axes;"
+                " jax.sharding.reshard makes them alike"
+            )
+
+
+def check_one_memory(name: str, tree: PyTree) -> None:
+    """Raises ``ValueError`` for the first leaf that lies in another memory than those before it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = [
+        (f"{name}{keystr(path)}", leaf)
+        for path, leaf in leaves
+        if isinstance(leaf, jax.Array) and leaf.ndim
+    ]
+    for array, like in zip(arrays[1:], arrays, strict=False):
+        _check_memory(*array, *like)
+
+
+def _check_memory(name: str, leaf: jax.Array, like_name: str, like: jax.Array) -> None:
+    space, like_space = (jax.typeof(x).memory_space for x in (leaf, like))
+    if space != like_space and leaf.ndim:
+        raise ValueError(
+            f"{name} is in {space.name.lower()} memory, and {like_name} in"
+            f" {like_space.name.lower()} memory; jax.device_put(tree, jax.memory.Space.Device)"
+            " brings a tree to the device"
+        )
 
 
 def _difference(

@@ -10,6 +10,7 @@ from jax.tree_util import keystr
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.checks import PyTree, check_structure, describe
+from nadam_xla.jax.explicit_axes import stack
 
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
 
@@ -49,5 +50,5 @@ def masked(row: Coefficients, chosen: list[jax.Array]) -> Coefficients:
     """The row with a decay for each leaf: none for those that the mask did not choose."""
     if not chosen:
         return row
-    decays = jnp.stack(chosen)
+    decays = stack(chosen)
     return row._replace(decay=jnp.where(decays, row.decay, 0.0), l2=jnp.where(decays, row.l2, 0.0))

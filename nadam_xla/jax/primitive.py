@@ -18,6 +18,7 @@ from jax.interpreters import ad, batching
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.eager import run_eagerly
+from nadam_xla.jax.explicit_axes import Cut, cut_alike, cut_of, fold_batches, joined, recut
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
 from nadam_xla.jax.tangents import tangents_of
@@ -47,16 +48,26 @@ def bind(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> l
     """The primitive, applied.
 
     Inside ``shard_map`` the results of a leaf vary over the mesh axes over which its row or any of
-    its operands does; other leaves stay as they are.
+    its operands does; other leaves stay as they are. Over explicit axes of the mesh the operands of
+    a leaf are cut alike, and each result as stock's arithmetic would have it.
     """
     n = len(leaves) // OPERANDS_OF_LEAF
     alike = list(leaves)
     for i in range(n):
-        alike[i::n] = vary_alike(leaves[i::n], coefficients)
+        alike[i::n] = cut_alike(vary_alike(leaves[i::n], coefficients))
     results = nadam_update_p.bind(  # type: ignore[no-untyped-call]
         coefficients, *alike, returns_change=returns_change
     )
-    return list(results)
+    return recut(results, _cuts_of_results(alike, leaves))
+
+
+def _cuts_of_results(alike: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[Cut]:
+    """Of moments those of their own and the gradient's operand, of the first results all four's."""
+    n = len(leaves) // OPERANDS_OF_LEAF
+    first = [cut_of(jax.typeof(x)) for x in alike[:n]]
+    moments = [(leaves[n + i % n], leaves[2 * n + i]) for i in range(2 * n)]
+    cuts = [joined([cut_of(jax.typeof(x)) for x in pair]) for pair in moments]
+    return [*first, *(cut for cut in cuts if cut is not None)]
 
 
 @nadam_update_p.def_impl  # type: ignore[untyped-decorator]
@@ -89,6 +100,13 @@ def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> lis
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
                 f" {like.shape} and the dtype {coefficients.dtype}"
             )
+        elsewhere = leaf.ndim and leaf.memory_space != like.memory_space
+        if elsewhere or cut_of(leaf) != cut_of(like):
+            raise TypeError(
+                f"nadam_update got {leaf.str_short(mesh_axis_types=True)} as operand {1 + i}; it"
+                f" must be in the memory and have the sharding of"
+                f" {like.str_short(mesh_axis_types=True)}"
+            )
         if batch != 1 and leaf.shape[:1] != (batch,):
             raise TypeError(
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; its first axis must be"
@@ -116,12 +134,11 @@ def _batch(
     table = jnp.moveaxis(table, table_axis, 0)
     moved = [batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
     if batch_before == 1:
+        table, *moved = cut_alike([table, *moved], leading=1)
         results = bind(table[:, 0], *moved, returns_change=returns_change)
     else:
-        merged = [x.reshape(size * batch_before, *x.shape[2:]) for x in moved]
-        table = table.reshape(size * batch_before, *table.shape[2:])
-        flat = bind(table, *merged, returns_change=returns_change)
-        results = [x.reshape(size, batch_before, *x.shape[1:]) for x in flat]
+        folded, unfold = fold_batches([table, *moved])
+        results = [unfold(x) for x in bind(*folded, returns_change=returns_change)]
     return results, [0] * len(results)
 
 

@@ -17,8 +17,9 @@ from jax.interpreters import ad, batching, mlir
 
 from nadam_xla.calls import calls
 from nadam_xla.jax import lowering
-from nadam_xla.jax.checks import PyTree, check_floating
+from nadam_xla.jax.checks import PyTree, check_floating, check_one_memory
 from nadam_xla.jax.eager import run_eagerly
+from nadam_xla.jax.explicit_axes import cut_alike, cut_of, fold_batches
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at
 from nadam_xla.jax.specs import spec
@@ -45,9 +46,12 @@ def sum_squares(tree: PyTree) -> PyTree:
         A tree of the same structure; float64 scalars for float64 leaves, float32 for all others.
 
     Raises:
-        TypeError: a leaf is not of a floating dtype; the message names it by its path.
+        TypeError: a leaf is not of a floating dtype.
+        ValueError: a leaf lies in host memory, and another on the device.
+        Each message names the leaf by its path.
     """
     check_floating("tree", tree)
+    check_one_memory("tree", tree)
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     results: list[Any] = [None] * len(leaves)
@@ -88,9 +92,15 @@ def _compiled(batched: bool) -> Callable[..., list[jax.Array]]:
 
 @sum_squares_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(*leaves: Any, batched: bool) -> list[Any]:
-    shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
-    whole = leaves[0].sharding.update(spec=spec(*(None for _ in shape)))
-    return [leaves[0].update(shape=shape, sharding=whole, weak_type=False)]
+    batch = 1 if batched else 0
+    cut = (*cut_of(leaves[0])[:batch], None)
+    return [
+        leaves[0].update(
+            shape=(*leaves[0].shape[:batch], len(leaves)),
+            sharding=leaves[0].sharding.update(spec=spec(*cut)),
+            weak_type=False,
+        )
+    ]
 
 
 def _batch(
@@ -99,11 +109,10 @@ def _batch(
     size = next(x.shape[axis] for x, axis in zip(leaves, axes, strict=True) if axis is not None)
     moved = [batched_at(0, x, axis, size) for x, axis in zip(leaves, axes, strict=True)]
     if batched:
-        inner = moved[0].shape[1]
-        merged = [x.reshape(size * inner, *x.shape[2:]) for x in moved]
-        sums = bind(*merged, batched=True).reshape(size, inner, len(leaves))
+        folded, unfold = fold_batches(moved)
+        sums = unfold(bind(*folded, batched=True))
     else:
-        sums = bind(*moved, batched=True)
+        sums = bind(*cut_alike(moved, leading=1), batched=True)
     return [sums], [0]
 
 

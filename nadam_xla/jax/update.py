@@ -10,6 +10,7 @@ from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike
+from nadam_xla.jax.explicit_axes import stack, whole
 from nadam_xla.jax.primitive import bind
 
 lowering.install()
@@ -54,8 +55,10 @@ def nadam_update(
         structure, shapes and dtypes of what was given (the change with those of the parameters).
 
     Raises:
-        ValueError: the trees differ in structure or shapes, or the coefficients have a wrong shape.
-        TypeError: a leaf is not of a floating dtype.
+        ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
+            the coefficients have a wrong shape.
+        TypeError: a leaf is not of a floating dtype, or the trees cut it over explicit axes of the
+            mesh in ways that contradict each other.
         Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
@@ -104,10 +107,10 @@ def _table(
 ) -> jax.Array:
     """The primitive's table, [1, 1 or the number of indices, K], for the leaves of one call."""
     if isinstance(coefficients, Coefficients):
-        columns = (jnp.asarray(c, dtype) for c in coefficients)
-        rows = jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
+        rows = stack([jnp.asarray(c, dtype) for c in coefficients])
     else:
         rows = jnp.asarray(coefficients, dtype)
+    rows = whole(rows)
     width = len(Coefficients._fields)
     if rows.shape == (width,):
         return rows[None, None]

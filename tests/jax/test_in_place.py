@@ -100,13 +100,13 @@ def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.Mo
 
 def test_the_primitive_checks_what_reaches_it_past_the_functions_above() -> None:
     x = jnp.ones((2, 3))
-    table = jnp.ones((1, 1, 12))
+    table = jnp.ones((1, 1, 15))
     for operands, message in [
         ((table, x, x, x), "it takes four groups"),
         ((table[..., :5], x, x, x, x), "a table of the shape"),
         ((table, x, x.T, x, x), r"operand 2; it must have the shape \(2, 3\)"),
         ((table, x, x.astype(jnp.float16), x, x), "operand 2; .* dtype float32"),
-        ((jnp.ones((5, 1, 12)), x, x, x, x), "first axis must be the table's batch of 5"),
+        ((jnp.ones((5, 1, 15)), x, x, x, x), "first axis must be the table's batch of 5"),
     ]:
         with pytest.raises(TypeError, match=message):
             primitive.bind(*operands, returns_change=False)
