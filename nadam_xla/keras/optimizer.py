@@ -12,6 +12,7 @@ from keras import ops
 from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
 from nadam_xla.keras.fused_step import momentum_product, momentum_product_after
+from nadam_xla.keras.hooks import overridden, replaced_methods
 from nadam_xla.keras.hyperparameters import Hyperparameters, check_is_number, hyperparameters_of
 
 _NARROW = ("bfloat16", "float16")
@@ -53,6 +54,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     Raises:
         TypeError: what should be a number is none, a string for instance.
         ValueError: a number is out of its range.
+
+    A subclass may override what it may override in stock. Where that is a method that the fused
+    step takes the place of, each step is the parent's own update, which calls it.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
@@ -259,7 +263,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Unless that is as wanted, it says why, once.
         """
-        reason: str | None = backend_step.why_not(self, variables)
+        reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, variables)
         if reason is None:
             given = hyperparameters_of(self, backend_step.to_tensor)
             not_scalar = given.not_scalar()
@@ -352,6 +356,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             super()._backend_update_step(grads, trainable_variables, learning_rate)
         finally:
             self._product_has_this_step = False
+
+
+_METHODS = replaced_methods(Nadam)
 
 
 @cache
