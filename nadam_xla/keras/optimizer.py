@@ -56,10 +56,16 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         ValueError: a number is out of its range.
 
     A subclass may override what it may override in stock. Where that is a method that the fused
-    step takes the place of, each step is the parent's own update, which calls it.
+    step takes the place of, each step is the parent's own update, which calls it; so it is where
+    :attr:`fused` is False.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
+
+    fused: bool = True
+    """Whether steps are fused where they can be. Set it to False for the parent's own update, made
+    of nothing but TensorFlow's or JAX's operations: for a program that is to run where nadam_xla is
+    not. It is an attribute of this object alone; files and copies are without it."""
 
     # Whether the parent, in its own update, has already put this step's momentum into the product.
     _product_has_this_step = False
@@ -263,6 +269,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Unless that is as wanted, it says why, once.
         """
+        if not self.fused:
+            return None
         reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, variables)
         if reason is None:
             given = hyperparameters_of(self, backend_step.to_tensor)
