@@ -1,18 +1,27 @@
 """Which backend runs the fused step, if one does.
 
-``serves(optimizer, trainable_variables)`` tells whether it can update these variables now;
-``step(optimizer, grads, trainable_variables)`` updates them. Under ``eagerly()`` a variable is
-assigned at once, even where a graph is being traced; under ``after(tensors)`` it is assigned once
-these are there.
+``why_not(optimizer, trainable_variables)`` tells why it cannot update these variables now, in words
+that are empty where nobody would expect it to, or gives None where it can;
+``step(optimizer, grads, trainable_variables, hyperparameters)`` updates them. ``to_tensor`` reads a
+variable. Under ``eagerly()`` a variable is assigned at once, even where a graph is being traced;
+under ``after(tensors)`` it is assigned once these are there. What is decorated by ``as_written`` is
+run by Python alone, as Keras itself is, even where the backend rewrites the code that it traces.
 """
 
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from nadam_xla.keras.tensorflow_step import after, eagerly, serves, step
+    from nadam_xla.keras.tensorflow_step import (
+        after,
+        as_written,
+        eagerly,
+        step,
+        to_tensor,
+        why_not,
+    )
 elif keras.backend.backend() == "jax":
-    from nadam_xla.keras.jax_step import after, eagerly, serves, step
+    from nadam_xla.keras.jax_step import after, as_written, eagerly, step, to_tensor, why_not
 else:
-    from nadam_xla.keras.no_step import after, eagerly, serves, step
+    from nadam_xla.keras.no_step import after, as_written, eagerly, step, to_tensor, why_not
 
-__all__ = ["after", "eagerly", "serves", "step"]
+__all__ = ["after", "as_written", "eagerly", "step", "to_tensor", "why_not"]

@@ -6,7 +6,6 @@ nothing but their sums of squares is needed for them, so no gradient is ever rew
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from weakref import proxy
 
 import numpy as np
 from keras import ops
@@ -15,6 +14,7 @@ from keras.backend import is_float_dtype, standardize_dtype
 from nadam_xla import coefficients as conventions
 from nadam_xla.calls import by_compute_dtype, compute_dtype
 from nadam_xla.coefficients import Coefficients, Momentum
+from nadam_xla.keras.hyperparameters import Hyperparameters
 
 # What Keras's schedule calls 0.96**t is Dozat's 0.96**(t * momentum_decay) with this one.
 _MOMENTUM_DECAY = 1.0
@@ -32,66 +32,43 @@ class Update(NamedTuple):
     sum_squares: Callable[[Sequence[Any]], list[Any]]
 
 
-class StepVariables(NamedTuple):
-    """What a step reads and writes: variables, leaf by leaf, and the momentum product."""
+class State(NamedTuple):
+    """What a step reads and writes: leaf by leaf, and the momentum product.
+
+    Variables where the optimizer keeps them, their values where a step computes.
+    """
 
     params: Sequence[Any]
     momentums: Sequence[Any]
     velocities: Sequence[Any]
     accumulated_gradients: Sequence[Any] | None
     u_product: Any
-    decays: Sequence[bool]  # to which weight decay applies
-    assign: Callable[[Any, Any], None]  # writes a variable
 
-
-class Hyperparameters(NamedTuple):
-    """What a step is told by the optimizer: scalars, and None for what is switched off."""
-
-    iterations: Any  # the number of the updates made before
-    learning_rate: Any
-    beta_1: Any
-    beta_2: Any
-    epsilon: Any
-    weight_decay: Any
-    clipnorm: Any
-    global_clipnorm: Any
-    clipvalue: Any
-    loss_scale: Any
-    accumulation_steps: Any
-    is_update_step: Any  # whether this step ends an accumulation
-
-    @property
-    def clips(self) -> bool:
-        """Whether gradients are clipped, in whatever way."""
-        limits = (self.clipnorm, self.global_clipnorm, self.clipvalue)
-        return any(limit is not None for limit in limits)
-
-    def after_clipping(self) -> "Hyperparameters":
-        """What is left of them for a step on :func:`clipped_gradients`."""
-        return self._replace(
-            clipnorm=None,
-            global_clipnorm=None,
-            clipvalue=None,
-            loss_scale=None,
-            accumulation_steps=None,
+    def map(self, function: Callable[[Any], Any]) -> "State":
+        """What the function makes of each."""
+        sums = self.accumulated_gradients
+        return State(
+            params=[function(x) for x in self.params],
+            momentums=[function(x) for x in self.momentums],
+            velocities=[function(x) for x in self.velocities],
+            accumulated_gradients=None if sums is None else [function(x) for x in sums],
+            u_product=function(self.u_product),
         )
 
+    def all(self) -> list[Any]:
+        """All of them, in the order of the fields."""
+        sums = self.accumulated_gradients or ()
+        return [*self.params, *self.momentums, *self.velocities, *sums, self.u_product]
 
-def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVariables:
+
+def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
     """The optimizer's variables for these of the model's.
 
     It reads the attributes that ``keras.optimizers.Nadam`` keeps them in.
     """
     indices = [optimizer._get_variable_index(v) for v in trainable_variables]
     accumulates = optimizer.gradient_accumulation_steps
-    # Whoever keeps these variables, as a compiled step does, is not to keep the optimizer alive.
-    owner = proxy(optimizer)
-
-    def assign(variable: Any, value: Any) -> None:
-        # What Keras asks of optimizers, so that a subclass may say how variables are written.
-        owner.assign(variable, value)
-
-    return StepVariables(
+    return State(
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
         velocities=[optimizer._velocities[i] for i in indices],
@@ -99,33 +76,19 @@ def variables_of(optimizer: Any, trainable_variables: Sequence[Any]) -> StepVari
             [optimizer._accumulated_gradients[i] for i in indices] if accumulates else None
         ),
         u_product=optimizer._u_product,
-        decays=[bool(optimizer._use_weight_decay(v)) for v in trainable_variables],
-        assign=assign,
     )
 
 
-def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> Hyperparameters:
-    """The optimizer's hyperparameters as they stand for this step.
+def decays_of(optimizer: Any, trainable_variables: Sequence[Any]) -> tuple[bool, ...]:
+    """To which of them weight decay applies.
 
     Args:
         optimizer: a ``keras.optimizers.Nadam``.
-        to_tensor: reads a variable; Keras's own leaves TensorFlow's variables as they are.
+        trainable_variables: as stock asks it of them, for it knows them by name.
     """
-    steps = optimizer.gradient_accumulation_steps
-    return Hyperparameters(
-        iterations=to_tensor(optimizer.iterations),
-        learning_rate=to_tensor(optimizer.learning_rate),
-        beta_1=optimizer.beta_1,
-        beta_2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
-        weight_decay=optimizer.weight_decay,
-        clipnorm=_limit(optimizer.clipnorm),
-        global_clipnorm=_limit(optimizer.global_clipnorm),
-        clipvalue=_limit(optimizer.clipvalue),
-        loss_scale=optimizer.loss_scale_factor,
-        accumulation_steps=steps,
-        is_update_step=ops.equal((optimizer._iterations + 1) % steps, 0) if steps else None,
-    )
+    if optimizer.weight_decay is None:
+        return (False,) * len(trainable_variables)
+    return tuple(bool(optimizer._use_weight_decay(v)) for v in trainable_variables)
 
 
 def momentum_product(before: Any, beta_1: Any, iterations: Any) -> Any:
@@ -152,16 +115,11 @@ def momentum_product_after(iterations: Any, beta_1: Any, dtype: str) -> Any:
     return product * ops.cast(beta_1, dtype) ** ops.cast(iterations, dtype)
 
 
-def _limit(value: Any) -> Any:
-    """The limit of a clipping, which a number that is not positive switches off, as in stock."""
-    return value if value is not None and value > 0 else None
-
-
 def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> None:
     """Checks what a step is about to update; dimensions that a graph does not know yet pass.
 
     Raises:
-        TypeError: a variable is not of a floating dtype.
+        TypeError: a variable or a gradient is not of a floating dtype.
         ValueError: a gradient has not its variable's shape.
         Each message names the variable.
     """
@@ -170,6 +128,12 @@ def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> No
         dtype = standardize_dtype(variable.dtype)
         if not is_float_dtype(dtype):
             raise TypeError(f"the variable {name} has the dtype {dtype}; Nadam updates floats only")
+        grad_dtype = getattr(grad.dtype, "name", str(grad.dtype))
+        if not grad_dtype.startswith(("float", "bfloat")):
+            raise TypeError(
+                f"the gradient of the variable {name} has the dtype {grad_dtype}; it must be"
+                f' floating, as keras.ops.cast(gradient, "{dtype}") is'
+            )
         given, expected = tuple(grad.shape), tuple(variable.shape)
         pairs = zip(given, expected, strict=False)
         if len(given) != len(expected) or any(g not in (None, e) for g, e in pairs):
@@ -179,54 +143,61 @@ def check_leaves(trainable_variables: Sequence[Any], grads: Sequence[Any]) -> No
 
 
 def fused_step(
-    update: Update, variables: StepVariables, grads: Sequence[Any], given: Hyperparameters
-) -> None:
-    """Assigns every variable its new value.
+    update: Update,
+    state: State,
+    grads: Sequence[Any],
+    decays: Sequence[bool],
+    given: Hyperparameters,
+) -> State:
+    """The new values of all that a step writes.
 
     Scalars are computed as stock Keras computes them, in the dtype of the variable that they update
     (float32 where that is narrower).
 
     Args:
         update: the backend's fused functions.
-        variables: what to update.
+        state: the values before.
         grads: the gradients, one for each parameter.
+        decays: the parameters to which weight decay applies.
         given: the hyperparameters of this step.
     """
-    if variables.accumulated_gradients is not None:
-        grads = _accumulate(variables, grads, given)
+    new_sums = None
+    if state.accumulated_gradients is not None:
+        grads, new_sums = _accumulate(state.accumulated_gradients, grads, given)
     factors = _factors(update.sum_squares, grads, given)
-    product_before = ops.convert_to_tensor(variables.u_product)
-    product = momentum_product(product_before, given.beta_1, given.iterations)
+    product = momentum_product(state.u_product, given.beta_1, given.iterations)
 
     def row_in(dtype: str) -> Coefficients:
-        b2 = ops.cast(given.beta_2, dtype)
+        b2 = given.cast("beta_2", dtype)
         row = conventions.nadam(
-            learning_rate=ops.cast(given.learning_rate, dtype),
+            learning_rate=given.cast("learning_rate", dtype),
             momentum=_momentum(product, given, dtype),
-            b1=ops.cast(given.beta_1, dtype),
+            b1=given.cast("beta_1", dtype),
             b2=b2,
             b2_power=b2 ** ops.cast(given.iterations + 1, dtype),
             eps=given.epsilon,
         )
         return conventions.rate_before_division(row)
 
-    leaves = (variables.params, variables.momentums, variables.velocities)
-    dtypes = [standardize_dtype(p.dtype) for p in variables.params]
+    leaves = (state.params, state.momentums, state.velocities)
+    new_leaves: list[list[Any]] = [[None] * len(state.params) for _ in leaves]
+    dtypes = [standardize_dtype(p.dtype) for p in state.params]
     for dtype, indices in by_compute_dtype(dtypes).items():
         row = row_in(dtype)._replace(
-            decay=_decay([variables.decays[i] for i in indices], given, dtype),
+            decay=_decay([decays[i] for i in indices], given, dtype),
             grad_scale=ops.convert_to_tensor(_chosen(factors, indices), dtype),
             **({} if given.clipvalue is None else {"clip_value": given.clipvalue}),
             **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
         )
-        params, mu, nu = ([ops.convert_to_tensor(group[i]) for i in indices] for group in leaves)
+        params, mu, nu = ([group[i] for i in indices] for group in leaves)
         updated = update.nadam_update(row, params, [grads[i] for i in indices], mu, nu)
-        for group, new_values in zip(leaves, updated, strict=True):
+        for new_group, new_values in zip(new_leaves, updated, strict=True):
             for i, new in zip(indices, new_values, strict=True):
-                variables.assign(group[i], new)
+                new_group[i] = new
     if given.is_update_step is not None:
-        product = ops.where(given.is_update_step, product, product_before)
-    variables.assign(variables.u_product, product)
+        product = ops.where(given.is_update_step, product, state.u_product)
+    params, momentums, velocities = new_leaves
+    return State(params, momentums, velocities, new_sums, product)
 
 
 def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
@@ -236,7 +207,7 @@ def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
     takes a Python number through float32.
     """
     momentum = conventions.scheduled_momentum(
-        ops.cast(given.beta_1, dtype),
+        given.cast("beta_1", dtype),
         ops.cast(given.iterations + 1, dtype),
         _MOMENTUM_DECAY,
         1.0,
@@ -246,16 +217,14 @@ def _momentum(product: Any, given: Hyperparameters, dtype: str) -> Momentum:
 
 
 def _accumulate(
-    variables: StepVariables, grads: Sequence[Any], given: Hyperparameters
-) -> list[Any]:
-    """The sums so far; the variables keep them, or zero where this step uses them up."""
-    sums = []
-    for variable, grad in zip(variables.accumulated_gradients or (), grads, strict=True):
-        before = ops.convert_to_tensor(variable)
-        total = before + ops.cast(grad, before.dtype)
-        variables.assign(variable, ops.where(given.is_update_step, ops.zeros_like(total), total))
-        sums.append(total)
-    return sums
+    sums: Sequence[Any], grads: Sequence[Any], given: Hyperparameters
+) -> tuple[list[Any], list[Any]]:
+    """The sums with these gradients, and what is kept: they, or zero where this step uses them."""
+    totals = [
+        before + ops.cast(grad, before.dtype) for before, grad in zip(sums, grads, strict=True)
+    ]
+    kept = [ops.where(given.is_update_step, ops.zeros_like(total), total) for total in totals]
+    return totals, kept
 
 
 def _factors(
@@ -273,12 +242,16 @@ def _factors(
     sums = sum_squares(grads)
     wide = "float64" if any(standardize_dtype(s.dtype) == "float64" for s in sums) else "float32"
     squares = ops.stack([ops.cast(s, wide) for s in sums])
+
+    def scalar(value: Any) -> Any:
+        return ops.convert_to_tensor(value, wide)
+
     if given.clipnorm is not None:
-        norms = ops.sqrt(squares) * scale
-        return scale * given.clipnorm / ops.maximum(norms, given.clipnorm)
-    norm = ops.sqrt(ops.sum(squares)) * scale
-    factor = given.global_clipnorm * ops.minimum(1.0 / norm, 1.0 / given.global_clipnorm)
-    return scale * (factor + (norm - norm))
+        norms = ops.sqrt(squares) * scalar(scale)
+        return scalar(scale * given.clipnorm) / ops.maximum(norms, scalar(given.clipnorm))
+    norm = ops.sqrt(ops.sum(squares)) * scalar(scale)
+    bound = ops.minimum(1.0 / norm, scalar(1.0 / given.global_clipnorm))
+    return scalar(scale) * (scalar(given.global_clipnorm) * bound + (norm - norm))
 
 
 def clipped_gradients(
@@ -295,7 +268,8 @@ def clipped_gradients(
         factor = factors if given.clipnorm is None else factors[i]
         scaled = ops.cast(grad, dtype) * ops.cast(factor, dtype)
         if given.clipvalue is not None:
-            scaled = ops.clip(scaled, -given.clipvalue, given.clipvalue)
+            limit = ops.convert_to_tensor(given.clipvalue, dtype)
+            scaled = ops.clip(scaled, -limit, limit)
         clipped.append(scaled)
     return clipped
 
@@ -309,5 +283,5 @@ def _decay(decays: Sequence[bool], given: Hyperparameters, dtype: str) -> Any:
     """The part of each parameter that the step takes away: a scalar, or a vector."""
     if given.weight_decay is None or not any(decays):
         return 0.0
-    decay = ops.cast(given.weight_decay, dtype) * ops.cast(given.learning_rate, dtype)
+    decay = given.cast("weight_decay", dtype) * given.cast("learning_rate", dtype)
     return decay if all(decays) else decay * ops.cast(decays, dtype)

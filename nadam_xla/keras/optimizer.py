@@ -1,6 +1,8 @@
 """The Keras optimizer."""
 
+import warnings
 from collections.abc import Iterator
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -10,6 +12,8 @@ from keras import ops
 from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
 from nadam_xla.keras.fused_step import momentum_product, momentum_product_after
+from nadam_xla.keras.hooks import overridden, replaced_methods
+from nadam_xla.keras.hyperparameters import Hyperparameters, check_is_number, hyperparameters_of
 
 _NARROW = ("bfloat16", "float16")
 
@@ -48,10 +52,20 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
+        TypeError: what should be a number is none, a string for instance.
         ValueError: a number is out of its range.
+
+    A subclass may override what it may override in stock. Where that is a method that the fused
+    step takes the place of, each step is the parent's own update, which calls it; so it is where
+    :attr:`fused` is False.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
+
+    fused: bool = True
+    """Whether steps are fused where they can be. Set it to False for the parent's own update, made
+    of nothing but TensorFlow's or JAX's operations: for a program that is to run where nadam_xla is
+    not. It is an attribute of this object alone; files and copies are without it."""
 
     # Whether the parent, in its own update, has already put this step's momentum into the product.
     _product_has_this_step = False
@@ -77,6 +91,23 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         name: Any = None,
         **kwargs: Any,
     ) -> None:
+        numbers = {
+            "epsilon": epsilon,
+            "ema_momentum": ema_momentum,
+            **({} if callable(beta_1) else {"beta_1": beta_1}),
+            **({} if callable(beta_2) else {"beta_2": beta_2}),
+        }
+        optional_numbers = {
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "loss_scale_factor": loss_scale_factor,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+        }
+        for argument, value in [*numbers.items(), *optional_numbers.items()]:
+            if value is not None or argument in numbers:
+                check_is_number(argument, value)
         check_decay_rate("beta_1", beta_1)
         check_decay_rate("beta_2", beta_2)
         check_not_negative("epsilon", epsilon)
@@ -191,6 +222,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         made: Nadam = super().from_config({**config, **betas}, custom_objects)
         return made
 
+    @backend_step.as_written  # type: ignore[untyped-decorator,unused-ignore]
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates the variables, as the parent's method does, in one fused pass.
 
@@ -201,7 +233,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 order of ``grads``; None: all. On the first call they build the optimizer.
 
         Raises:
-            TypeError: a variable is not of a floating dtype.
+            TypeError: a variable or a gradient is not of a floating dtype; a hyperparameter is no
+                number.
             ValueError: there are more gradients than variables or fewer; one has a wrong shape; a
                 variable is unknown; every gradient is None.
         """
@@ -213,14 +246,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
         if self.built and not self._keeps_product:
             self._restore_product()
-        if len(variables) != len(grads) or not backend_step.serves(self, variables):
+        given = self._fused_hyperparameters(variables) if len(variables) == len(grads) else None
+        if given is None:
             super().apply(grads, trainable_variables)
             return
         with keras.name_scope(self.name, caller=self):
             grads, variables = self._filter_empty_gradients(grads, variables)
             grads, variables = self._overwrite_variables_directly_with_gradients(grads, variables)
             if grads:
-                backend_step.step(self, grads, variables)
+                backend_step.step(self, grads, variables, given)
                 if self.use_ema:
                     self._average_model_variables()
                 for variable in variables:
@@ -229,6 +263,23 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         # A step whose batch is missing, at the end of the data, breaks off and must not count.
         with backend_step.after(grads):
             self._iterations.assign_add(1)
+
+    def _fused_hyperparameters(self, variables: list[Any]) -> Hyperparameters | None:
+        """The hyperparameters of a fused step, or None where it has to be the parent's own update.
+
+        Unless that is as wanted, it says why, once.
+        """
+        if not self.fused:
+            return None
+        reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, variables)
+        if reason is None:
+            given = hyperparameters_of(self, backend_step.to_tensor)
+            not_scalar = given.not_scalar()
+            if not_scalar is None:
+                return given
+            reason = f"of {self.name}, {not_scalar}"
+        _warn_once(reason)
+        return None
 
     def _restore_product(self) -> None:
         """Gives the momentum product the value that it has after the updates made so far.
@@ -263,7 +314,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """The parent's, in the averages' dtype: they are wider than narrow variables."""
         for variable, average in self._averaged(trainable_variables):
             goes_on = ops.cast(ops.not_equal(self.iterations, 0), average.dtype)
-            momentum = goes_on * self.ema_momentum
+            momentum = goes_on * ops.convert_to_tensor(self.ema_momentum, average.dtype)
             value = ops.cast(variable, average.dtype)
             average.assign(momentum * average + (1 - momentum) * value)
 
@@ -313,6 +364,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             super()._backend_update_step(grads, trainable_variables, learning_rate)
         finally:
             self._product_has_this_step = False
+
+
+_METHODS = replaced_methods(Nadam)
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    if reason:
+        warnings.warn(f"{reason}. Training goes on by Keras's own update.", stacklevel=4)
 
 
 def _copy_of(config: dict[str, Any], values: Any) -> Nadam:

@@ -1,82 +1,181 @@
-"""The compiled TensorFlow functions of an optimizer, kept as long as it lives."""
+"""The compiled TensorFlow functions: one for all optimizers whose steps are alike.
 
-from collections.abc import Callable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+They are given the variables and the hyperparameters as arguments, so that neither another optimizer
+nor another number compiles anything. They stay as long as the process, for what TensorFlow's XLA
+has compiled does so too.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from nadam_xla.keras.fused_step import (
-    Hyperparameters,
-    StepVariables,
-    Update,
-    clipped_gradients,
-    fused_step,
-)
+from nadam_xla.keras.fused_step import State, Update, clipped_gradients, fused_step
+from nadam_xla.keras.hyperparameters import Hyperparameters
 from nadam_xla.tensorflow import nadam_update, sum_squares
+from nadam_xla.tensorflow.runtime import place
 
-Key = tuple[Any, ...]
-CompiledStep = Callable[[Sequence[Any], Hyperparameters], None]
-
-# Not attributes of the optimizer, for these would be tracked, copied and saved with it.
-_steps: WeakKeyDictionary[Any, dict[tuple[int, Key], CompiledStep]] = WeakKeyDictionary()
-_clippings: WeakKeyDictionary[Any, dict[Key, Callable[..., list[Any]]]] = WeakKeyDictionary()
+# What stock casts to the dtype of a variable. With all others it computes as they are.
+_CAST_BY_STOCK = ("iterations", "learning_rate", "beta_1", "beta_2", "weight_decay")
 
 
-def key_of(optimizer: Any, trainable_variables: Sequence[Any]) -> Key:
-    """The variables' indices, and which of them decay, for that may change between two steps."""
-    indices = [optimizer._get_variable_index(v) for v in trainable_variables]
-    if optimizer.weight_decay is None:
-        return tuple(indices)
-    decays = [optimizer._use_weight_decay(v) for v in trainable_variables]
-    return tuple(zip(indices, decays, strict=True))
+class Leaves:
+    """The TensorFlow variables of a step, all on one device."""
 
-
-def compiled_step(
-    optimizer: Any, replica: int, key: Key, variables: Callable[[], StepVariables]
-) -> CompiledStep:
-    """The fused step of these variables, in place whatever the caller is.
-
-    Args:
-        optimizer: whose variables they are.
-        replica: the number of the replica on this machine; 0 without a strategy.
-        key: of the trainable variables that it updates.
-        variables: gives the variables of this replica, where they are not known yet.
-    """
-    steps = _steps.setdefault(optimizer, {})
-    if (replica, key) not in steps:
-        steps[replica, key] = _compile_step(variables())
-    return steps[replica, key]
-
-
-def compiled_clipping(optimizer: Any, key: Key) -> Callable[..., list[Any]]:
-    """``clipped_gradients`` for the variables of this key, given the hyperparameters."""
-    clippings = _clippings.setdefault(optimizer, {})
-    if key not in clippings:
-        clippings[key] = _compile_clipping()
-    return clippings[key]
+    def __init__(self, variables: State) -> None:
+        groups = [group or () for group in variables[:-1]]
+        self.params = variables.params
+        self.u_product = variables.u_product
+        self.handles = [[v.handle for v in group] for group in groups]
+        self.device = place(variables.params[0].device)
+        self.likeness = (
+            tuple(tuple(v.shape) for v in variables.params),
+            tuple(tuple(v.dtype for v in group) for group in groups),
+            variables.u_product.dtype,
+        )
+        """What a compiled function depends on: shapes and dtypes."""
 
 
 def dense(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
     """The gradients as tensors of the variables' shapes; slices of equal indices are summed."""
+    tensors = [tf.convert_to_tensor(grad) for grad in grads]
     return [
-        tf.ensure_shape(tf.convert_to_tensor(grad), variable.shape)
-        for grad, variable in zip(grads, variables, strict=True)
+        x if x.shape.is_fully_defined() else tf.ensure_shape(x, variable.shape)
+        for x, variable in zip(tensors, variables, strict=True)
     ]
 
 
-def _compile_step(variables: StepVariables) -> CompiledStep:
-    # It captures the variables: as arguments they would cost an eager step almost twice as much.
+def update(
+    leaves: Leaves, grads: Sequence[Any], decays: tuple[bool, ...], given: Hyperparameters
+) -> None:
+    """The fused step, in place whatever the caller is.
+
+    Args:
+        leaves: the variables.
+        grads: a dense gradient for each parameter.
+        decays: the parameters to which weight decay applies.
+        given: the hyperparameters of this step.
+    """
+    scalars = _Scalars.of(given)
+    dtypes = tuple(grad.dtype for grad in grads)
+    compiled = _compiled_update(leaves.likeness, dtypes, decays, scalars.kinds)
+    with tf.device(leaves.device):
+        product = compiled(
+            leaves.handles,
+            list(grads),
+            tf.convert_to_tensor(leaves.u_product),
+            tf.constant(scalars.numbers, tf.float64),
+            scalars.tensors,
+        )
+    # Alone of the variables it may be on another device: it belongs to no parameter.
+    leaves.u_product.assign(product)
+
+
+def clipped(grads: Sequence[Any], given: Hyperparameters) -> list[Any]:
+    """``clipped_gradients`` of dense gradients."""
+    scalars = _Scalars.of(given)
+    specs = tuple((tuple(grad.shape), grad.dtype) for grad in grads)
+    compiled = _compiled_clipping(specs, scalars.kinds)
+    numbers = tf.constant(scalars.numbers, tf.float64)
+    return compiled(list(grads), numbers, scalars.tensors)  # type: ignore[no-any-return]
+
+
+class _Scalars(NamedTuple):
+    """Hyperparameters taken apart."""
+
+    kinds: Hyperparameters
+    """Of each: None; ``float``, of Python's numbers; the dtype, of tensors; the count of steps."""
+
+    numbers: list[float]
+    tensors: list[Any]
+
+    @classmethod
+    def of(cls, given: Hyperparameters) -> "_Scalars":
+        kinds: dict[str, Any] = {}
+        numbers, tensors = [], []
+        for name, value in given._asdict().items():
+            if value is None or name in ("accumulation_steps", "from_python"):
+                kinds[name] = value
+            elif type(value) in (int, float, bool):
+                kinds[name] = float
+                numbers.append(float(value))
+            else:
+                tensors.append(tf.convert_to_tensor(value))
+                kinds[name] = tensors[-1].dtype
+        return cls(Hyperparameters(**kinds), numbers, tensors)
+
+    def put_together(self) -> Hyperparameters:
+        """The hyperparameters, all tensors."""
+        numbers, tensors = iter(tf.unstack(self.numbers)), iter(self.tensors)
+        values: dict[str, Any] = {}
+        for name, kind in self.kinds._asdict().items():
+            if kind is float:
+                values[name] = next(numbers)
+            elif not isinstance(kind, tf.DType):
+                values[name] = kind
+            else:
+                keeps_dtype = name in _CAST_BY_STOCK or kind == tf.bool
+                values[name] = next(tensors) if keeps_dtype else tf.cast(next(tensors), tf.float64)
+        numbers_of_python = (name for name, kind in self.kinds._asdict().items() if kind is float)
+        return Hyperparameters(**{**values, "from_python": frozenset(numbers_of_python)})
+
+    @staticmethod
+    def specs(kinds: Hyperparameters) -> tuple[Any, list[Any]]:
+        """Those of the numbers and of the tensors, of these kinds."""
+        numbers = tf.TensorSpec([sum(kind is float for kind in kinds)], tf.float64)
+        return numbers, [tf.TensorSpec([], kind) for kind in kinds if isinstance(kind, tf.DType)]
+
+
+@cache
+def _compiled_update(
+    likeness: tuple[Any, ...],
+    grad_dtypes: tuple[Any, ...],
+    decays: tuple[bool, ...],
+    kinds: Hyperparameters,
+) -> Any:
+    shapes, dtypes, product_dtype = likeness
+
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-    def step(grads: list[Any], given: Hyperparameters) -> None:
-        fused_step(Update(nadam_update, sum_squares), variables, grads, given)
+    def nadam_step(
+        handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
+    ) -> Any:
+        params, mu, nu, sums = (
+            [_read(*leaf) for leaf in zip(group, group_dtypes, shapes, strict=False)]
+            for group, group_dtypes in zip(handles, dtypes, strict=True)
+        )
+        before = State(params, mu, nu, sums or None, product)
+        given = _Scalars(kinds, numbers, tensors).put_together()
+        after = fused_step(Update(nadam_update, sum_squares), before, grads, decays, given)
+        for group, values in zip(handles, after[:-1], strict=True):
+            for handle, value in zip(group, values or (), strict=True):
+                tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+        return tf.stop_gradient(after.u_product)
 
-    return step  # type: ignore[no-any-return]
+    return _traced(
+        nadam_step,
+        [[tf.TensorSpec([], tf.resource) for _ in group] for group in dtypes],
+        [tf.TensorSpec(*spec) for spec in zip(shapes, grad_dtypes, strict=True)],
+        tf.TensorSpec([], product_dtype),
+        *_Scalars.specs(kinds),
+    )
 
 
-def _compile_clipping() -> Callable[..., list[Any]]:
+@cache
+def _compiled_clipping(grads: tuple[tuple[Any, Any], ...], kinds: Hyperparameters) -> Any:
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-    def clipping(grads: list[Any], given: Hyperparameters) -> list[Any]:
+    def clipping(grads: list[Any], numbers: Any, tensors: list[Any]) -> list[Any]:
+        given = _Scalars(kinds, numbers, tensors).put_together()
         return clipped_gradients(sum_squares, grads, given)
 
-    return clipping  # type: ignore[no-any-return]
+    return _traced(clipping, [tf.TensorSpec(*spec) for spec in grads], *_Scalars.specs(kinds))
+
+
+def _traced(function: Any, *specs: Any) -> Any:
+    """The function for arguments like these, traced outside of whatever is traced now."""
+    with tf.init_scope(), tf.device(None):
+        return function.get_concrete_function(*specs)
+
+
+def _read(handle: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), shape)

@@ -1,6 +1,5 @@
 """The fused step on the TensorFlow backend."""
 
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla.keras import tensorflow_replicas
-from nadam_xla.keras.fused_step import check_leaves, hyperparameters_of, variables_of
-from nadam_xla.keras.tensorflow_compiled import compiled_step, dense, key_of
-from nadam_xla.tensorflow.runtime import PLATFORMS, unavailable
+from nadam_xla.keras.fused_step import check_leaves, decays_of
+from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.keras.tensorflow_compiled import dense, update
+from nadam_xla.keras.tensorflow_leaves import Step, step_of
+from nadam_xla.tensorflow import runtime
 
 # In a graph of its own no strategy is on, in whose scope ever this module is imported.
 with tf.Graph().as_default():
@@ -18,42 +19,39 @@ with tf.Graph().as_default():
 
 eagerly = tf.init_scope
 after = tf.control_dependencies
+to_tensor = tf.convert_to_tensor
+as_written = tf.autograph.experimental.do_not_convert
 
 
-def serves(optimizer: Any, trainable_variables: Sequence[Any]) -> bool:
-    """Whether kernels can be reached where all variables are, and the strategy is known.
-
-    Warns once where TensorFlow's XLA cannot be reached, or the strategy is not known.
-    """
+def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
+    """Why the fused step cannot run for these variables, or None where it can."""
     strategy = optimizer._distribution_strategy
-    reason = unavailable() or _unknown(strategy)
+    reason = runtime.unavailable() or _unknown(strategy)
     if reason is not None:
-        _warn_once(reason)
-        return False
+        return reason
     if tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy:
-        return False  # and the parent's method says what is wrong
+        return ""  # and the parent's method says what is wrong
+    if runtime.is_instrumented():
+        return "tf.debugging looks into every operation"
     has_replicas = isinstance(strategy, tensorflow_replicas.STRATEGIES)
-    return all(
-        _has_kernel(component.device, has_replicas)
-        for variable in trainable_variables
-        for component in strategy.experimental_local_results(tensorflow_replicas.native(variable))
-    )
+    return _why_not_these(optimizer.name, step_of(optimizer, trainable_variables), has_replicas)
 
 
-@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def step(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[Any]) -> None:
+def step(
+    optimizer: Any,
+    grads: Sequence[Any],
+    trainable_variables: Sequence[Any],
+    given: Hyperparameters,
+) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
     grads = [_of_known_rank(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
     check_leaves(trainable_variables, grads)
+    known = step_of(optimizer, trainable_variables)
     if isinstance(optimizer._distribution_strategy, tensorflow_replicas.STRATEGIES):
-        tensorflow_replicas.step(optimizer, grads, trainable_variables)
+        tensorflow_replicas.step(optimizer, known.variables, grads, given)
         return
-    key = key_of(optimizer, trainable_variables)
-    compiled = compiled_step(
-        optimizer, 0, key, lambda: variables_of(optimizer, trainable_variables)
-    )
-    given = hyperparameters_of(optimizer, tf.convert_to_tensor)
-    compiled(dense(grads, trainable_variables), given)
+    params = known.leaves.params
+    update(known.leaves, dense(grads, params), decays_of(optimizer, params), given)
 
 
 def _of_known_rank(grad: Any, variable: Any) -> Any:
@@ -77,14 +75,24 @@ def _unknown(strategy: Any) -> str | None:
     )
 
 
-@cache  # asked for every variable at every eager step
+def _why_not_these(name: str, step: Step, has_replicas: bool) -> str | None:
+    """Why the fused step does not run for these variables of an optimizer of this name."""
+    if step.repeats:
+        return f"{name} was given a variable twice in one step"
+    if not has_replicas and len(step.devices) > 1:
+        return (
+            f"the variables of {name} are on {len(step.devices)} devices,"
+            f" {', '.join(sorted(step.devices))}, and a fused step runs on one"
+        )
+    for device in step.devices:
+        if not _has_kernel(device, has_replicas):
+            return f"nadam_xla has no kernel for the device {device} here"
+    return None
+
+
+@cache  # asked at every eager step
 def _has_kernel(device: str, has_replicas: bool) -> bool:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
     # Replicas on GPUs reduce in other ways, which nobody has tried.
-    on_gpus = "CUDA" in PLATFORMS and not has_replicas
+    on_gpus = "CUDA" in runtime.PLATFORMS and not has_replicas
     return device_type in {None, "CPU", *(["GPU"] if on_gpus else [])}
-
-
-@cache
-def _warn_once(reason: str) -> None:
-    warnings.warn(f"{reason}. Training goes on by Keras's own update.", stacklevel=2)

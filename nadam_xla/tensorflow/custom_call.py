@@ -1,16 +1,22 @@
 """A custom call of XLA's in a TensorFlow graph: a StableHLO module that holds nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+
+import tensorflow as tf
 
 from nadam_xla.tensorflow import runtime
 
 Shape = tuple[int, ...]
 Result = tuple[Shape, str]  # the shape, the dtype
+Gradient = Callable[..., list[Any]]
 
 # The version of the XlaCallModule op's protocol that knows typed custom calls and platforms.
 _CALL_MODULE_VERSION = 9
+
+_gradients: dict[str, Gradient] = {}
 
 _ELEMENTS = {"float32": "f32", "float64": "f64", "uint8": "ui8"}
 
@@ -50,6 +56,29 @@ def custom_call(
             platforms=runtime.PLATFORMS,
         )
     )
+
+
+def differentiate(target: str, gradient: Gradient) -> None:
+    """Makes tapes take the gradient of a target's calls from this function.
+
+    Args:
+        target: as in :func:`custom_call`.
+        gradient: given the op and the gradients of its results, makes those of its operands.
+    """
+    _gradients[f"@{target}("] = gradient
+
+
+def _gradient(op: Any, *grads: Any) -> list[Any]:
+    module = op.get_attr("module").decode()
+    for call, gradient in _gradients.items():
+        if call in module:
+            return gradient(op, *grads)
+    raise LookupError(f"no gradient is defined for the module of the operation {op.name!r}")
+
+
+# TensorFlow has none for the op. (tf.custom_gradient would do, but that a SavedModel calls it.)
+with suppress(KeyError):  # another package has one
+    tf.RegisterGradient("XlaCallModule")(_gradient)
 
 
 @lru_cache(maxsize=1024)

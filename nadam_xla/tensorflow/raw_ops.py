@@ -1,6 +1,6 @@
 """Nadam as raw ops, in the manner of ``tf.raw_ops.ResourceApplyAdam``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -27,7 +27,7 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     epsilon: Any,
     grad: Any,
     name: str | None = None,
-) -> None:
+) -> Any:
     """Updates ``var``, ``m`` and ``v`` in place, in one pass, by the Nadam rule.
 
     ::
@@ -43,7 +43,7 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     counted from 1. :func:`nadam_xla.coefficients.scheduled_momentum` has Keras's and PyTorch's.
 
     It runs eagerly, in ``tf.function`` and in ``tf.function(jit_compile=True)``, which orders it
-    like any op with side effects.
+    like any op with side effects. It runs on the device of its variables.
 
     Args:
         var: the parameters: a ``tf.Variable``, or a resource handle of one that has the dtype and
@@ -61,17 +61,23 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
         grad: the gradient, a tensor of static shape.
         name: a name for the op.
 
+    Returns:
+        In a graph, the operation; None eagerly.
+
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: a tensor is not of a floating dtype, or ``var``, ``m`` or ``v`` no variable.
-        ValueError: the shape of ``grad`` is not static, or not that of ``var``.
+        ValueError: the shape of ``grad`` is not static, or not that of ``var``; one of the scalars
+            has more elements than one; two of ``var``,
+            ``m`` and ``v`` are one variable, or they are on several devices.
     """
     runtime.check_available()
     with tf.name_scope(name or "ResourceApplyNadam"):
         scalars = _Scalars(
             momentum, next_momentum, momentum_product, beta2_power, lr, beta1, beta2, epsilon
         )
-        _apply({"var": [var], "m": [m], "v": [v], "grad": [grad]}, scalars, "{argument}")
+        lists = {"var": [var], "m": [m], "v": [v], "grad": [grad]}
+        return _apply(lists, scalars, "{argument}")
 
 
 def ResourceMultiApplyNadam(  # noqa: N802
@@ -89,7 +95,7 @@ def ResourceMultiApplyNadam(  # noqa: N802
     epsilon: Any,
     grad: Sequence[Any],
     name: str | None = None,
-) -> None:
+) -> Any:
     """:func:`ResourceApplyNadam` for many variables at once, some tens of them in a call.
 
     Args:
@@ -107,10 +113,13 @@ def ResourceMultiApplyNadam(  # noqa: N802
         grad: the gradients, one for each.
         name: a name for the op.
 
+    Returns:
+        In a graph, an operation that is done when all variables are updated; None eagerly.
+
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: as there; the message has the number of the variable.
-        ValueError: as there; or the lists differ in length.
+        ValueError: as there; or the lists differ in length, or a variable is in them twice.
     """
     runtime.check_available()
     lists = {"var": var, "m": m, "v": v, "grad": grad}
@@ -119,13 +128,11 @@ def ResourceMultiApplyNadam(  # noqa: N802
             raise ValueError(
                 f"{argument} has {len(values)} entries; it must have {len(var)}, like var"
             )
-    if not var:
-        return
     with tf.name_scope(name or "ResourceMultiApplyNadam"):
         scalars = _Scalars(
             momentum, next_momentum, momentum_product, beta2_power, lr, beta1, beta2, epsilon
         )
-        _apply(lists, scalars, "{argument}[{number}]")
+        return _apply(lists, scalars, "{argument}[{number}]")
 
 
 class ApplyNadamOutput(NamedTuple):
@@ -170,7 +177,8 @@ def ApplyNadam(  # noqa: N802
         name: a name for the op.
 
     Returns:
-        ``(var, m, v)``, each of the dtype that was given.
+        ``(var, m, v)``, each of the dtype that was given. A ``tf.GradientTape`` that is asked for
+        their gradients raises ``NotImplementedError``.
 
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
@@ -201,7 +209,7 @@ class _Scalars(NamedTuple):
     epsilon: Any
 
     def row(self, dtype: str) -> Coefficients:
-        given = _Scalars(*(scalar(x, dtype) for x in self))
+        given = _Scalars(*(_scalar(name, x, dtype) for name, x in self._asdict().items()))
         return conventions.nadam(
             learning_rate=given.lr,
             momentum=Momentum(given.momentum, given.next_momentum, given.momentum_product),
@@ -212,24 +220,46 @@ class _Scalars(NamedTuple):
         )
 
 
-def _apply(lists: dict[str, Sequence[Any]], scalars: _Scalars, name: str) -> None:
+def _scalar(name: str, value: Any, dtype: str) -> Any:
+    """The value in this dtype. A vector would be taken for a value for each tensor."""
+    x = scalar(value, dtype)
+    if x.shape.rank != 0 and x.shape.num_elements() != 1:
+        raise ValueError(f"{name} has the shape {x.shape}; it must be a scalar")
+    return tf.reshape(x, ())
+
+
+def _apply(lists: Mapping[str, Sequence[Any]], scalars: _Scalars, name: str) -> Any:
     """Updates the variables of the lists ``var``, ``m`` and ``v`` by their gradients.
 
     Args:
         lists: these three, and the gradients as ``grad``.
         scalars: the rest of the op's arguments.
         name: the format of what an error calls an entry.
+
+    Returns:
+        In a graph, the operation that does it; None eagerly.
     """
     leaves = [list(leaf) for leaf in zip(lists["var"], lists["m"], lists["v"], strict=True)]
     grads = [tf.convert_to_tensor(grad) for grad in lists["grad"]]
-    dtypes = []
+    dtypes, devices = [], []
+    seen: dict[Any, str] = {}
     for number, (leaf, grad) in enumerate(zip(leaves, grads, strict=True)):
         *names, grad_name = (name.format(argument=a, number=number) for a in lists)
-        dtypes.append(_checked_dtypes(dict(zip(names, leaf, strict=True)), grad, grad_name))
+        named = dict(zip(names, leaf, strict=True))
+        dtypes.append(_checked_dtypes(named, grad, grad_name))
+        _check_are_new(named, seen)
+        devices.append(_checked_device(named))
     handles = [[_handle(variable) for variable in leaf] for leaf in leaves]
-    for dtype, indices in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
-        chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
-        _assign(scalars.row(dtype), *chosen)
+    done = []
+    for dtype, of_dtype in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
+        for device in dict.fromkeys(devices[i] for i in of_dtype):
+            indices = [i for i in of_dtype if devices[i] == device]
+            chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
+            with tf.device(device), runtime.not_instrumented():
+                done.append(_assign(scalars.row(dtype), *chosen))
+    if tf.executing_eagerly():
+        return None
+    return done[0].op if len(done) == 1 else tf.group(*done)
 
 
 def _handle(variable: Any) -> Any:
@@ -257,12 +287,38 @@ def _checked_dtype(name: str, variable: Any, grad: Any, grad_name: str) -> Any:
     return grad.dtype
 
 
+def _check_are_new(variables: dict[str, Any], seen: dict[Any, str]) -> None:
+    """Checks that none was seen before, and has seen them then."""
+    for name, variable in variables.items():
+        key = _handle(variable).ref()
+        if key in seen:
+            raise ValueError(
+                f"{name} and {seen[key]} are the same variable; an op reads all before it writes"
+                " any, so each may be there once: to apply several gradients to a variable, add"
+                " them up, or call the op for each"
+            )
+        seen[key] = name
+
+
+def _checked_device(variables: dict[str, Any]) -> str | None:
+    """The device of a leaf's variables; None where a handle in a graph does not tell it."""
+    devices = {name: runtime.place(x.device) for name, x in variables.items()}
+    if len(set(devices.values())) > 1:
+        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"the variables must be on one device; {places}")
+    return next(iter(devices.values()))
+
+
 # Compiled even where the caller is not, for only then it is in place.
 @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _assign(
     row: Coefficients, handles: list[list[Any]], dtypes: list[list[Any]], grads: list[Any]
-) -> None:
-    """Updates the variables behind the handles, three for each gradient."""
+) -> Any:
+    """Updates the variables behind the handles, three for each gradient.
+
+    Returns:
+        Something to wait for, as a function without results would not be.
+    """
     values = [
         [
             tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), grad.shape)
@@ -275,3 +331,4 @@ def _assign(
     for leaf_handles, new_values in zip(handles, updated, strict=True):
         for handle, new in zip(leaf_handles, new_values, strict=True):
             tf.raw_ops.AssignVariableOp(resource=handle, value=new)
+    return tf.constant(True)

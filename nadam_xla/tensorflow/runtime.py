@@ -7,10 +7,13 @@ carries StableHLO, and with it a typed custom call, into a graph.
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from nadam_xla import native
 
@@ -71,3 +74,37 @@ def check_available() -> None:
     reason = unavailable()
     if reason is not None:
         raise NotImplementedError(reason)
+
+
+def is_instrumented() -> bool:
+    """Whether ``tf.debugging`` looks into every operation that is run or traced.
+
+    ``enable_check_numerics`` and ``experimental.enable_dump_debug_info`` do so, by operations of
+    their own that XLA does not know.
+    """
+    return bool(context.context().op_callbacks)
+
+
+@contextmanager
+def not_instrumented() -> Iterator[None]:
+    """What is run or traced here is left alone by ``tf.debugging``."""
+    callbacks = list(context.context().op_callbacks)
+    for callback in callbacks:
+        context.context().remove_op_callback(callback)
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            context.context().add_op_callback(callback)
+
+
+def place(device: str) -> str | None:
+    """The device without the process that it belongs to, so that a saved graph may run in another.
+
+    Args:
+        device: as a variable names it; None is returned for an empty name.
+    """
+    spec = tf.DeviceSpec.from_string(device)
+    if spec.device_type is None:
+        return None
+    return f"/device:{spec.device_type}:{spec.device_index}"

@@ -8,7 +8,7 @@ import tensorflow as tf
 from nadam_xla.calls import calls
 from nadam_xla.native import workspace_bytes
 from nadam_xla.tensorflow import runtime
-from nadam_xla.tensorflow.custom_call import custom_call
+from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 from nadam_xla.tensorflow.update import check_leaves
 
 SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
@@ -43,3 +43,10 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
         for i, total in zip(indices, tf.unstack(sums), strict=True):
             results[i] = total
     return results
+
+
+def _gradient(op: Any, of_sums: Any, *_: Any) -> list[Any]:
+    return [2 * x * g for x, g in zip(op.inputs, tf.unstack(of_sums), strict=True)]
+
+
+differentiate(SUM_SQUARES_TARGET, _gradient)

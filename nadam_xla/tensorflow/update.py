@@ -8,7 +8,7 @@ import tensorflow as tf
 from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import runtime
-from nadam_xla.tensorflow.custom_call import custom_call
+from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 
 UPDATE_TARGET = "nadam_xla_update_v2"
 
@@ -39,6 +39,7 @@ def nadam_update(
 
     Returns:
         The new parameters, first moments and second moments, each with the dtype of what was given.
+        A ``tf.GradientTape`` that is asked for their gradients raises ``NotImplementedError``.
 
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
@@ -54,7 +55,9 @@ def nadam_update(
     dtypes = [x.dtype.name for x in tensors["params"]]
     for dtype, indices in calls(dtypes, runtime.CALLS_ARE_FOR):
         leaves = [[group[i] for i in indices] for group in tensors.values()]
-        updated = _call(_table(coefficients, dtype, indices, len(params)), dtype, leaves)
+        with runtime.not_instrumented():  # infinities in the table are meant
+            table = _table(coefficients, dtype, indices, len(params))
+        updated = _call(table, dtype, leaves)
         kept = (tensors["params"], tensors["mu"], tensors["nu"])
         for i, *new in zip(indices, *updated, strict=True):
             results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
@@ -118,3 +121,13 @@ def _table(coefficients: Coefficients, dtype: str, indices: list[int], tensors: 
         return tf.reshape(tf.stack(columns), (1, 1, len(columns)))
     rows = tf.stack([tf.broadcast_to(column, [tensors]) for column in columns], axis=-1)
     return tf.gather(rows, indices)[tf.newaxis]
+
+
+def _no_gradient(*_: Any) -> list[Any]:
+    raise NotImplementedError(
+        "nadam_xla's update has no gradient in TensorFlow. Where none is meant, end the tape before"
+        " it or put tf.stop_gradient around its results; nadam_xla.jax differentiates the step"
+    )
+
+
+differentiate(UPDATE_TARGET, _no_gradient)

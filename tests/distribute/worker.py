@@ -1,8 +1,8 @@
 """Trains under MultiWorkerMirroredStrategy, as one of the processes that TF_CONFIG names.
 
 Run with the optimizer's arguments as JSON, a dictionary for each training. Prints, as JSON, for
-each: the loss of each step, what the parameters and the optimizer's variables have become, and how
-often the fused step has been compiled.
+each: the loss of each step, and what the parameters and the optimizer's variables have become. That
+Keras's own update runs is an error.
 
 It is a loop of its own because Keras 3.15 fails in `fit` under this strategy, with any optimizer:
 `TensorFlowTrainer._maybe_symbolic_build` reduces a batch that is no tensor.
@@ -10,18 +10,20 @@ It is a loop of its own because Keras 3.15 fails in `fit` under this strategy, w
 
 import json
 import sys
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from nadam_xla.keras import Nadam, tensorflow_compiled
+from nadam_xla.keras import Nadam
 
 STEPS, BATCH = 12, 8
 
 
 def main(trainings: str) -> None:
+    warnings.filterwarnings("error", ".*Keras's own update")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     print(json.dumps([train(strategy, arguments) for arguments in json.loads(trainings)]))
 
@@ -51,11 +53,9 @@ def train(strategy: tf.distribute.Strategy, arguments: dict[str, Any]) -> dict[s
     batches = tf.data.Dataset.from_tensor_slices(rows).batch(BATCH)
     losses = [float(step(x, y)) for x, y in strategy.experimental_distribute_dataset(batches)]
     variables = [*model.trainable_variables, *optimizer.variables]
-    steps = tensorflow_compiled._steps[optimizer].values()
     return {
         "losses": losses,
         "variables": [np.asarray(v.numpy(), "float64").ravel().tolist() for v in variables],
-        "compiled": sum(step.experimental_get_tracing_count() for step in steps),
     }
 
 

@@ -1,6 +1,5 @@
 """What only Keras on TensorFlow has: variables of TensorFlow's own, strategies, a hidden XLA."""
 
-import gc
 import re
 import warnings
 from typing import Any
@@ -15,7 +14,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from nadam_xla.keras import Nadam, tensorflow_compiled, tensorflow_step
+from nadam_xla.keras import Nadam
+from nadam_xla.tensorflow import runtime
 
 
 def apply_once(optimizer: Any, caller: Any = lambda f: f) -> np.ndarray:
@@ -128,6 +128,7 @@ def test_a_subset_of_the_variables_may_have_gradients() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error:.*Keras's own update")
 def test_under_a_strategy_of_one_device_it_is_fused() -> None:
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
@@ -143,13 +144,12 @@ def test_under_a_strategy_of_one_device_it_is_fused() -> None:
     ours, stock = train(Nadam), train(keras.optimizers.Nadam)
     for a, b in zip(ours.get_weights(), stock.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert ours.optimizer in tensorflow_compiled._steps
 
 
 def test_where_xla_cannot_be_reached_it_warns_once_and_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tensorflow_step, "unavailable", lambda: "no XLA here")
+    monkeypatch.setattr(runtime, "unavailable", lambda: "no XLA here")
     with pytest.warns(UserWarning, match="no XLA here. Training goes on") as caught:
         ours = apply_once(Nadam(0.1))
     assert len(caught) == 1
@@ -198,23 +198,3 @@ def test_in_a_tensorflow_without_a_known_xla_it_warns_once_and_the_raw_ops_raise
         assert re.search(reason, message)
         assert "it supports TensorFlow 2.18 to 2.21 for Linux" in message
     assert warning.endswith("Training goes on by Keras's own update.")
-
-
-def test_the_compiled_steps_go_with_their_optimizer() -> None:
-    optimizer = Nadam()
-    apply_once(optimizer)
-    assert optimizer in tensorflow_compiled._steps
-    before = len(tensorflow_compiled._steps)
-    del optimizer
-    gc.collect()
-    assert len(tensorflow_compiled._steps) < before
-
-
-def test_a_step_is_traced_once() -> None:
-    optimizer = Nadam(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9))
-    variable = keras.Variable(np.ones(3, "f"))
-    optimizer.build([variable])
-    for step in range(10):
-        optimizer.apply([tf.ones(3) * step], [variable])
-    (compiled,) = tensorflow_compiled._steps[optimizer].values()
-    assert compiled.experimental_get_tracing_count() == 1

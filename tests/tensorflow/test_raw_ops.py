@@ -8,6 +8,7 @@ import oracle
 import pytest
 import tensorflow as tf
 from imports import newly_imported
+from processes import output_of
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import nadam_update, raw_ops, runtime
@@ -76,7 +77,10 @@ def test_many_variables_at_once_are_updated_as_one_by_one(jit_compile: bool | No
     dtypes = ["float32", "float32", "float64"] * 17
     leaves = [variables(s, d) for s, d in zip(MANY_SHAPES, dtypes, strict=False)]
     single = [tuple(tf.Variable(x) for x in leaf) for leaf in leaves]
-    step = raw_ops.ResourceMultiApplyNadam
+
+    def step(**arguments: Any) -> None:
+        raw_ops.ResourceMultiApplyNadam(**arguments)
+
     if jit_compile is not None:
         step = tf.function(step, jit_compile=jit_compile)
     for t in range(1, 4):
@@ -93,24 +97,135 @@ def test_many_variables_at_once_are_updated_as_one_by_one(jit_compile: bool | No
 def test_many_variables_are_some_tens_a_call() -> None:
     leaves = [variables((8, i + 1), "float32") for i in range(70)]
     var, m, v = (list(group) for group in zip(*leaves, strict=True))
-    step = tf.function(
-        lambda grads: raw_ops.ResourceMultiApplyNadam(var=var, m=m, v=v, grad=grads, **scalars(1)),
-        jit_compile=True,
-    )
+
+    @tf.function(jit_compile=True)
+    def step(grads: list[Any]) -> None:
+        raw_ops.ResourceMultiApplyNadam(var=var, m=m, v=v, grad=grads, **scalars(1))
+
     text = step.experimental_get_compiler_ir([tf.ones_like(x) for x in var])(stage="optimized_hlo")
     assert text.count('custom_call_target="nadam_xla_update_v2"') == 3
     assert " copy(" not in text
 
 
 def test_lists_that_do_not_fit_are_named() -> None:
-    var, m, v = variables((4,), "float32")
-    good = {"var": [var, var], "m": [m, m], "v": [v, v], "grad": [tf.ones(4), tf.ones(4)]}
+    leaves = [variables((4,), "float32") for _ in range(2)]
+    var, m, v = (list(group) for group in zip(*leaves, strict=True))
+    good = {"var": var, "m": m, "v": v, "grad": [tf.ones(4), tf.ones(4)]}
     with pytest.raises(ValueError, match="m has 1 entries; it must have 2, like var"):
-        raw_ops.ResourceMultiApplyNadam(**good | {"m": [m]}, **scalars(1))
+        raw_ops.ResourceMultiApplyNadam(**good | {"m": m[:1]}, **scalars(1))
     bad_grads = [tf.ones(4), tf.ones(5)]
     with pytest.raises(ValueError, match=r"grad\[1\] has the shape \(5,\); .* that of var\[1\]"):
         raw_ops.ResourceMultiApplyNadam(**good | {"grad": bad_grads}, **scalars(1))
     raw_ops.ResourceMultiApplyNadam(var=[], m=[], v=[], grad=[], **scalars(1))
+
+
+def test_a_variable_given_twice_is_an_error_that_says_what_to_do() -> None:
+    """It would be read twice before it is written, and one of the gradients lost."""
+    leaves = [variables((4,), "float32") for _ in range(2)]
+    var, m, v = (list(group) for group in zip(*leaves, strict=True))
+    good = {"var": var, "m": m, "v": v, "grad": [tf.ones(4), tf.ones(4)]}
+    for name, twice, message in (
+        ("var", [var[0], var[0]], r"var\[1\] and var\[0\] are the same variable.* add them up"),
+        ("var", [var[0].handle, var[0]], r"var\[1\] and var\[0\] are the same variable"),
+        ("v", [v[0], m[0]], r"v\[1\] and m\[0\] are the same variable"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            raw_ops.ResourceMultiApplyNadam(**good | {name: twice}, **scalars(1))
+    with pytest.raises(ValueError, match="m and var are the same variable"):
+        eager(var[0], var[0], v[0], 1, tf.ones(4))
+    np.testing.assert_array_equal(var[0], variables((4,), "float32")[0])
+
+
+@pytest.mark.parametrize("name", ["lr", "beta1", "epsilon"])
+def test_a_scalar_is_one_number_for_all_variables(name: str) -> None:
+    def update(value: Any) -> np.ndarray:
+        leaves = [variables((4,), "float32") for _ in range(2)]
+        var, m, v = (list(group) for group in zip(*leaves, strict=True))
+        grads, given = [tf.ones(4), tf.ones(4)], {**scalars(1), name: value}
+        raw_ops.ResourceMultiApplyNadam(var=var, m=m, v=v, grad=grads, **given)
+        return np.stack(var)
+
+    with pytest.raises(ValueError, match=rf"{name} has the shape \(2,\); it must be a scalar"):
+        update([0.5, 0.25])
+    np.testing.assert_array_equal(update([0.5]), update(0.5))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_in_a_graph_it_returns_an_operation_as_tf_raw_ops_do(many: bool) -> None:
+    leaves = [variables((4,), "float32"), variables((3,), "float64")]
+    var, m, v = (list(group) for group in zip(*leaves, strict=True))
+    grads = [tf.ones(4), tf.ones(3, "float64")]
+
+    def apply(t: Any) -> Any:
+        if many:
+            return raw_ops.ResourceMultiApplyNadam(var=var, m=m, v=v, grad=grads, **scalars(t))
+        return raw_ops.ResourceApplyNadam(var=var[0], m=m[0], v=v[0], grad=grads[0], **scalars(t))
+
+    @tf.function
+    def step(t: Any) -> tf.Tensor:
+        before = tf.identity(var[0])
+        done = apply(t)
+        assert isinstance(done, tf.Operation)
+        with tf.control_dependencies([done]):
+            return tf.reduce_max(tf.abs(var[0].read_value() - before))
+
+    assert step(tf.constant(1)) > 0
+    assert apply(2) is None, "eagerly it is done"
+
+
+def test_of_no_variables_the_operation_does_nothing() -> None:
+    with tf.Graph().as_default():
+        done = raw_ops.ResourceMultiApplyNadam(var=[], m=[], v=[], grad=[], **scalars(1))
+        assert isinstance(done, tf.Operation)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_a_tape_is_told_that_there_is_no_gradient(in_function: bool) -> None:
+    var, m, v = (tf.convert_to_tensor(x) for x in variables((4,), "float32"))
+
+    def gradient(grad: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(grad)
+            new = raw_ops.ApplyNadam(var=var, m=m, v=v, grad=2 * grad, **scalars(1)).var
+        return tape.gradient(new, grad)
+
+    with pytest.raises(NotImplementedError, match="has no gradient in TensorFlow"):
+        (tf.function(gradient) if in_function else gradient)(tf.ones(4))
+
+
+def test_a_tape_may_watch_what_goes_past_the_update() -> None:
+    var, m, v = (tf.convert_to_tensor(x) for x in variables((4,), "float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(var)
+        new = raw_ops.ApplyNadam(var=var, m=m, v=v, grad=2 * var, **scalars(1)).var
+        loss = tf.reduce_sum(var * tf.stop_gradient(new))
+    np.testing.assert_array_equal(tape.gradient(loss, var), new)
+
+
+CHECK_NUMERICS = """
+import numpy as np
+import tensorflow as tf
+from nadam_xla.tensorflow import raw_ops
+
+tf.debugging.enable_check_numerics()
+names = "momentum next_momentum momentum_product beta2_power lr beta1 beta2 epsilon".split()
+var, m, v = tf.Variable(tf.ones(4)), tf.Variable(tf.zeros(4)), tf.Variable(tf.zeros(4))
+for caller in (lambda f: f, tf.function):
+    def step(grad):
+        raw_ops.ResourceApplyNadam(var=var, m=m, v=v, grad=grad, **dict.fromkeys(names, 0.5))
+    caller(step)(tf.ones(4))
+    new = raw_ops.ApplyNadam(var=var, m=m, v=v, grad=tf.ones(4), **dict.fromkeys(names, 0.5))
+    try:
+        raw_ops.ApplyNadam(var=var, m=m, v=v, grad=tf.fill(4, np.nan), **dict.fromkeys(names, 0.5))
+    except tf.errors.InvalidArgumentError as error:
+        print("NaN" in str(error))
+assert new.var[0] < var[0] < 1
+"""
+
+
+def test_numerics_may_be_checked() -> None:
+    """TensorFlow puts operations into what it traces, that XLA does not know."""
+    assert output_of(CHECK_NUMERICS).split() == ["True", "True"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

@@ -31,6 +31,23 @@ def test_equals_the_float64_sum(jit_compile: bool | None) -> None:
         np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_a_tape_differentiates_it(jit_compile: bool | None) -> None:
+    xs = tensors()
+
+    def gradients(*xs: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(xs)
+            first, *others = sum_squares(xs)
+            loss = 3 * first + sum(tf.cast(x, "float32") for x in others)
+        return tape.gradient(loss, xs)
+
+    run = gradients if jit_compile is None else tf.function(gradients, jit_compile=jit_compile)
+    for i, (gradient, x) in enumerate(zip(run(*xs), xs, strict=True)):
+        assert gradient.dtype == x.dtype
+        np.testing.assert_allclose(gradient, tf.cast(6 if i == 0 else 2, x.dtype) * x, rtol=1e-6)
+
+
 def test_what_it_cannot_sum_is_named() -> None:
     with pytest.raises(TypeError, match=r"tensors\[1\] has the dtype int32"):
         sum_squares([tf.ones(3), tf.constant([1])])
