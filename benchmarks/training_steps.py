@@ -1,4 +1,4 @@
-"""A whole training step, forward and backward included: a dense network of four 2048-wide layers.
+"""Whole training steps, forward and backward included, of dense networks.
 
 In the process of the JAX backend a jitted JAX step, ours against optax; in that of TensorFlow
 Keras's model.fit as it runs by default, ours against stock.
@@ -16,26 +16,26 @@ from benchmarks.records import MILLISECONDS, Record, records_of
 TURNS = 9
 STEPS = 8
 BATCH = 64
-WIDTH = 2048
-LAYERS = 4
-CASES_MEASURED = 1
+NETWORKS = ((12, 1024), (40, 512), (4, 2048))  # how many layers, of which width
+CASES_MEASURED = len(NETWORKS)
 BACKEND = keras.backend.backend()
-CASE = f"{LAYERS} dense layers of {WIDTH}, batch {BATCH}"
 
 
 def measure() -> Iterator[list[Record]]:
-    """One list of records, for the backend of this process."""
+    """A list of records for each network, on the backend of this process."""
     contenders, section = {
         "jax": (jax_contenders, "Training step, JAX, jitted and donated"),
         "tensorflow": (keras_contenders, "Training step, Keras on tensorflow, model.fit"),
     }[BACKEND]
-    rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((STEPS * BATCH, WIDTH), np.float32) for _ in range(2))
-    turns = interleave(contenders(x, y), TURNS)
-    yield records_of(section, CASE, LAYERS * WIDTH**2, turns, scale=MILLISECONDS / STEPS)
+    for layers, width in NETWORKS:
+        rng = np.random.default_rng(0)
+        x, y = (rng.standard_normal((STEPS * BATCH, width), np.float32) for _ in range(2))
+        turns = interleave(contenders(layers, x, y), TURNS)
+        case = f"{layers} dense layers of {width}, batch {BATCH}"
+        yield records_of(section, case, layers * width**2, turns, scale=MILLISECONDS / STEPS)
 
 
-def jax_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]]:
+def jax_contenders(layers: int, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]]:
     import jax  # noqa: PLC0415 - this backend's alone
     import jax.numpy as jnp  # noqa: PLC0415
 
@@ -47,8 +47,9 @@ def jax_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]
             x = jnp.tanh(x @ kernel)
         return jnp.mean((x - y) ** 2)
 
-    rng = np.random.default_rng(1)
-    kernels = [rng.standard_normal((WIDTH, WIDTH), np.float32) / WIDTH**0.5 for _ in range(LAYERS)]
+    rng, width = np.random.default_rng(1), x.shape[1]
+    shape = (width, width)
+    kernels = [rng.standard_normal(shape, np.float32) / width**0.5 for _ in range(layers)]
     batches = list(zip(np.split(x, STEPS), np.split(y, STEPS), strict=True))
 
     def contender(optimizer: Any) -> Callable[[], None]:
@@ -64,12 +65,13 @@ def jax_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]
     return {name: contender(optimizer) for name, optimizer in OPTIMIZERS.items()}
 
 
-def keras_contenders(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]]:
+def keras_contenders(layers: int, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], None]]:
     from benchmarks.keras_steps import OPTIMIZERS  # noqa: PLC0415
 
     def contender(optimizer: Any) -> Callable[[], None]:
-        layers = [keras.layers.Dense(WIDTH, activation="tanh") for _ in range(LAYERS)]
-        model = keras.Sequential([keras.Input((WIDTH,)), *layers])
+        width = x.shape[1]
+        dense = [keras.layers.Dense(width, activation="tanh") for _ in range(layers)]
+        model = keras.Sequential([keras.Input((width,)), *dense])
         model.compile(optimizer=optimizer(), loss="mse")
         return lambda: model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
 

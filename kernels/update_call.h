@@ -38,9 +38,13 @@ struct UpdateCall {
   const T* coefficients;  // [batch][rows][row_length(layout)]
   RowLayout layout;
   std::int64_t batch;  // the leading axis of every leaf; 1 where there is none
-  std::int64_t rows;   // 1: one row for all leaves; otherwise one for each leaf
+  std::int64_t rows;   // 1: one row for all leaves; otherwise one for each, from `first_row` on
+  std::int64_t first_row;
   Returns returns;
   std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
+
+  // The leaf's row in a batch entry's part of the table.
+  std::int64_t row_of(const std::int64_t leaf) const { return rows == 1 ? 0 : first_row + leaf; }
 };
 
 }  // namespace nadam_xla

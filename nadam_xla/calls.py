@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 _LEAVES_IN_CALL = 32
 _LEAVES_IN_CALL_ON_GPU = 256
 
+# Of gradients, by whether it is on a GPU: from so many on, the start of a call is negligible.
+_BYTES_OF_CALL = (2**20, 2**23)
+
 
 def leaves_in_call(platform: str) -> int:
     """How many leaves a call has at most.
@@ -52,4 +55,37 @@ def by_compute_dtype(dtypes: Sequence[str]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for index, dtype in enumerate(dtypes):
         groups.setdefault(compute_dtype(dtype), []).append(index)
+    return groups
+
+
+def in_order_of_birth(
+    births: Sequence[int], sizes: Sequence[int], platform: str
+) -> list[list[int]]:
+    """Cuts leaves into calls that can begin while the rest of the gradients is still to come.
+
+    A gradient that is used as soon as it is made is still in the cache, and its memory is free for
+    the next one.
+
+    Args:
+        births: for each leaf, the place in the program at which its gradient is made; -1 where that
+            is not known.
+        sizes: the bytes of each gradient.
+        platform: on which the calls will run, as ``jax.default_backend`` names it.
+
+    Returns:
+        The leaves of each call, in the order in which their gradients are made, each call with
+        enough bytes to be worth its start; those of unknown birth in calls that are as full as
+        :func:`leaves_in_call` allows.
+    """
+    budget, most = _BYTES_OF_CALL[platform == "gpu"], leaves_in_call(platform)
+    groups: list[list[int]] = []
+    full = True
+    for leaf in sorted(range(len(births)), key=lambda leaf: births[leaf]):
+        known = births[leaf] >= 0
+        if full or len(groups[-1]) == most or known != (births[groups[-1][-1]] >= 0):
+            groups.append([])
+            filled = 0
+        groups[-1].append(leaf)
+        filled += sizes[leaf]
+        full = known and filled >= budget
     return groups

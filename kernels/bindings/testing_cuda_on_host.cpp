@@ -90,6 +90,7 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                      RowLayout::kV2,
                      batch,
                      rows,
+                     0,
                      returns_change ? Returns::kChange : Returns::kParams,
                      {}};
   for (const std::vector<Array<T>>& a : leaves) {

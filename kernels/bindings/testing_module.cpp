@@ -110,6 +110,7 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
        RowLayout::kV2,
        1,
        1,
+       0,
        Returns::kParams,
        {{params.data(), grads.data(), mu.data(), nu.data(), params.data(), mu.data(), nu.data(),
          static_cast<std::int64_t>(params.size())}}});

@@ -14,7 +14,7 @@ void UpdateWork<T>::run(const std::int64_t chunk) const {
   plan_.for_each_stretch(chunk, [this](std::int64_t leaf, std::int64_t entry, std::int64_t begin,
                                        std::int64_t length) {
     const Streams<T>& streams = call_.leaves[leaf];
-    const std::int64_t row = entry * call_.rows + (call_.rows == 1 ? 0 : leaf);
+    const std::int64_t row = entry * call_.rows + call_.row_of(leaf);
     loop_(read_row(call_.coefficients + row * row_length(call_.layout), call_.layout),
           part_of(streams, entry * streams.length + begin, length), call_.returns);
   });

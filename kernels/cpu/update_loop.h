@@ -52,7 +52,9 @@ NADAM_XLA_INLINE void prefetch_block(const T* const stream) {
 }
 
 template <typename T, Returns kReturns>
-void update(const Row<T>& row, const Streams<T>& streams) {
+void update(const Row<T>& given, const Streams<T>& streams) {
+  // Copies: what is written might else be the row, for all that the compiler knows.
+  const Row<T> row = given;
   const Streams<T> s = streams;
   std::int64_t i = 0;
   for (; i + kBlock <= s.length; i += kBlock) {

@@ -61,8 +61,7 @@ UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLau
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
     const auto [index, first_block] = planned.leaves[place];
     launch.first_blocks[place] = first_block;
-    launch.leaf[place] = {call.leaves[index],
-                          call.rows == 1 ? 0 : static_cast<std::int64_t>(index)};
+    launch.leaf[place] = {call.leaves[index], call.row_of(static_cast<std::int64_t>(index))};
   }
   return launch;
 }

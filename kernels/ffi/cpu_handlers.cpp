@@ -27,15 +27,27 @@ class XlaPool final : public cpu::Pool {
   xla::ffi::ThreadPool& pool_;
 };
 
-template <RowLayout kLayout>
-Error update(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
-             const RemainingRets results, const bool returns_change) {
-  const char* const target = update_target(kLayout);
+Error update(xla::ffi::ThreadPool threads, const AnyBuffer& coefficients,
+             const RemainingArgs& leaves, const RemainingRets& results,
+             const UpdateAttributes& attributes) {
+  const char* const target = update_target(attributes.layout);
   return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cpu::update(decode_update<T>(kLayout, coefficients, leaves, results, returns_change),
-                XlaPool(threads));
+    cpu::update(decode_update<T>(attributes, coefficients, leaves, results), XlaPool(threads));
   });
+}
+
+Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
+                const RemainingArgs leaves, const RemainingRets results,
+                const bool returns_change) {
+  return update(threads, coefficients, leaves, results, {RowLayout::kV1, returns_change, 0});
+}
+
+Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
+                const RemainingArgs leaves, const RemainingRets results, const bool returns_change,
+                const std::int64_t first_row) {
+  return update(threads, coefficients, leaves, results,
+                {RowLayout::kV2, returns_change, first_row});
 }
 
 auto bind_update() {
@@ -59,13 +71,11 @@ Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
 }  // namespace
 }  // namespace nadam_xla::ffi
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu,
-                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV1>,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update_v1,
                               nadam_xla::ffi::bind_update());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cpu,
-                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV2>,
-                              nadam_xla::ffi::bind_update());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
+                              nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

@@ -17,14 +17,24 @@ using xla::ffi::Error;
 using xla::ffi::RemainingArgs;
 using xla::ffi::RemainingRets;
 
-template <RowLayout kLayout>
-Error update(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
-             const RemainingRets results, const bool returns_change) {
-  const char* const target = update_target(kLayout);
+Error update(cudaStream_t stream, const AnyBuffer& coefficients, const RemainingArgs& leaves,
+             const RemainingRets& results, const UpdateAttributes& attributes) {
+  const char* const target = update_target(attributes.layout);
   return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cuda::update(decode_update<T>(kLayout, coefficients, leaves, results, returns_change), stream);
+    cuda::update(decode_update<T>(attributes, coefficients, leaves, results), stream);
   });
+}
+
+Error update_v1(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
+                const RemainingRets results, const bool returns_change) {
+  return update(stream, coefficients, leaves, results, {RowLayout::kV1, returns_change, 0});
+}
+
+Error update_v2(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
+                const RemainingRets results, const bool returns_change,
+                const std::int64_t first_row) {
+  return update(stream, coefficients, leaves, results, {RowLayout::kV2, returns_change, first_row});
 }
 
 auto bind_update() {
@@ -52,14 +62,12 @@ Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Res
 }  // namespace nadam_xla::ffi
 
 // They only enqueue work on the stream, so XLA may record them in a command buffer (a CUDA graph).
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda,
-                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV1>,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update_v1,
                               nadam_xla::ffi::bind_update(),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cuda,
-                              nadam_xla::ffi::update<nadam_xla::RowLayout::kV2>,
-                              nadam_xla::ffi::bind_update(),
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
+                              nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,

@@ -94,14 +94,21 @@ struct Table {
   std::int64_t rows;
 };
 
-Table check_table(const AnyBuffer& coefficients, const int row_length, const std::size_t leaves) {
+Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attributes,
+                  const std::size_t leaves) {
   const Dimensions shape = coefficients.dimensions();
-  const bool fits = shape.size() == 3 && shape[2] == row_length &&
-                    (shape[1] == 1 || shape[1] == static_cast<std::int64_t>(leaves));
-  if (!fits) {
+  const auto n = static_cast<std::int64_t>(leaves);
+  const auto has_rows = [&](const std::int64_t rows) {
+    const bool has_one_each = attributes.layout == RowLayout::kV1
+                                  ? rows == n
+                                  : rows - n >= attributes.first_row && attributes.first_row >= 0;
+    return rows == 1 || has_one_each;
+  };
+  const int length = row_length(attributes.layout);
+  if (shape.size() != 3 || shape[2] != length || !has_rows(shape[1])) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; it must be [batch, rows, ", row_length, "] with 1 row or ", leaves,
-           ", one for each leaf");
+           "; it must be [batch, rows, ", length, "] with 1 row or ", n,
+           ", one for each leaf, from row ", attributes.first_row, " on");
   }
   return {shape[0], shape[1]};
 }
@@ -132,13 +139,14 @@ std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
 }  // namespace
 
 template <typename T>
-UpdateCall<T> decode_update(const RowLayout layout, const AnyBuffer& coefficients,
+UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
-                            const xla::ffi::RemainingRets& results, const bool returns_change) {
+                            const xla::ffi::RemainingRets& results) {
   constexpr std::size_t kOperandGroups = 4;
   constexpr std::size_t kResultGroups = 3;
   const std::size_t n = leaves.size() / kOperandGroups;
-  if (leaves.size() % kOperandGroups != 0 || results.size() != kResultGroups * n) {
+  const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
+  if (leaves.size() % kOperandGroups > most_left_over || results.size() != kResultGroups * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
            " results; n leaves need 4 n (params, grads, mu, nu) and 3 n (params, mu, nu)");
   }
@@ -146,13 +154,14 @@ UpdateCall<T> decode_update(const RowLayout layout, const AnyBuffer& coefficient
   const Operands operands(leaves);
   const Results outputs(results);
 
-  const Table table = check_table(coefficients, row_length(layout), n);
+  const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
-  call.layout = layout;
+  call.layout = attributes.layout;
   call.batch = table.batch;
   call.rows = table.rows;
-  call.returns = returns_change ? Returns::kChange : Returns::kParams;
+  call.first_row = attributes.first_row;
+  call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
   call.leaves.reserve(n);
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
     const AnyBuffer params = operands[leaf];
@@ -213,12 +222,12 @@ Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
   return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
 }
 
-template UpdateCall<float> decode_update(RowLayout, const AnyBuffer&,
+template UpdateCall<float> decode_update(const UpdateAttributes&, const AnyBuffer&,
                                          const xla::ffi::RemainingArgs&,
-                                         const xla::ffi::RemainingRets&, bool);
-template UpdateCall<double> decode_update(RowLayout, const AnyBuffer&,
+                                         const xla::ffi::RemainingRets&);
+template UpdateCall<double> decode_update(const UpdateAttributes&, const AnyBuffer&,
                                           const xla::ffi::RemainingArgs&,
-                                          const xla::ffi::RemainingRets&, bool);
+                                          const xla::ffi::RemainingRets&);
 
 template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
 template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);

@@ -9,15 +9,25 @@
 
 namespace nadam_xla::ffi {
 
-// Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2, whose rows' layouts
-// are the only difference between them:
-//   operands  coefficients [batch, rows, row_length(layout)], params * n, grads * n, mu * n, nu * n
+// What a call of the update is told beside its buffers. A call of nadam_xla_update_v1 has its whole
+// table to itself, and so no first row.
+struct UpdateAttributes {
+  RowLayout layout;
+  bool returns_change;
+  std::int64_t first_row;
+};
+
+// Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
+//   operands  coefficients [batch, rows, row_length(layout)], params * n, grads * n, mu * n, nu *
+//   n,
+//             and in v2 one more where the call has to wait for it; it is not read
 //   results   params * n (or their change), mu * n, nu * n
 // T is the element type of all of them. Throws std::invalid_argument, which names the operand.
 template <typename T>
-UpdateCall<T> decode_update(RowLayout layout, const xla::ffi::AnyBuffer& coefficients,
+UpdateCall<T> decode_update(const UpdateAttributes& attributes,
+                            const xla::ffi::AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
-                            const xla::ffi::RemainingRets& results, bool returns_change);
+                            const xla::ffi::RemainingRets& results);
 
 // Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
 //   operands  leaves * n
@@ -36,12 +46,13 @@ struct Bytes {
 // bytes. Throws std::invalid_argument where it is not there.
 Bytes decode_workspace(const xla::ffi::RemainingRets& results);
 
-extern template UpdateCall<float> decode_update(RowLayout, const xla::ffi::AnyBuffer&,
+extern template UpdateCall<float> decode_update(const UpdateAttributes&, const xla::ffi::AnyBuffer&,
                                                 const xla::ffi::RemainingArgs&,
-                                                const xla::ffi::RemainingRets&, bool);
-extern template UpdateCall<double> decode_update(RowLayout, const xla::ffi::AnyBuffer&,
+                                                const xla::ffi::RemainingRets&);
+extern template UpdateCall<double> decode_update(const UpdateAttributes&,
+                                                 const xla::ffi::AnyBuffer&,
                                                  const xla::ffi::RemainingArgs&,
-                                                 const xla::ffi::RemainingRets&, bool);
+                                                 const xla::ffi::RemainingRets&);
 extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&,
                                                          xla::ffi::AnyBuffer);
 extern template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&,

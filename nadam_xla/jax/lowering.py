@@ -12,9 +12,13 @@ from jax.interpreters import mlir
 from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
 from nadam_xla import _native, native
+from nadam_xla.calls import in_order_of_birth
+from nadam_xla.jax.early_calls import lower_in_calls
 from nadam_xla.jax.partitioning import update_partitioned
 from nadam_xla.jax.primitive import (
     OPERANDS_OF_LEAF,
+    RESULTS_OF_LEAF,
+    Call,
     nadam_update_p,
     reference,
     update_in_place_p,
@@ -85,17 +89,32 @@ def _check_ffi_version() -> None:
 
 def _by_platform(*operands: jax.Array, returns_change: bool) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
-    aliases = _aliases(len(operands), returns_change)
-    results = [jax.typeof(operands[i]) for i in aliases]
-    call = partial(
-        jax.ffi.ffi_call(UPDATE_TARGET, results, input_output_aliases=aliases),
-        returns_change=np.bool_(returns_change),
-    )
-    return jax.lax.platform_dependent(
-        *operands,
-        default=partial(reference, returns_change=returns_change),
-        **dict.fromkeys(PLATFORMS_WITH_KERNEL, call),
-    )
+    calls = {
+        platform: partial(_in_full_calls, platform, returns_change=returns_change)
+        for platform in PLATFORMS_WITH_KERNEL
+    }
+    default = partial(reference, returns_change=returns_change)
+    return jax.lax.platform_dependent(*operands, default=default, **calls)
+
+
+def _in_full_calls(
+    platform: str, table: jax.Array, *leaves: jax.Array, returns_change: bool
+) -> list[jax.Array]:
+    """The update in calls of leaves whose gradients are all there."""
+    n = len(leaves) // OPERANDS_OF_LEAF
+    results: list[Any] = [None] * (RESULTS_OF_LEAF * n)
+    unknown = [-1] * n
+    for call in in_order_of_birth(unknown, unknown, "gpu" if platform == "cuda" else platform):
+        operands = [leaves[i + leaf] for i in range(0, len(leaves), n) for leaf in call]
+        aliases = _aliases(1 + len(operands), returns_change)
+        types = [jax.typeof(operands[i - 1]) for i in aliases]
+        update = jax.ffi.ffi_call(UPDATE_TARGET, types, input_output_aliases=aliases)
+        first_row = np.int64(0 if table.shape[1] == 1 else call[0])
+        static = {"returns_change": np.bool_(returns_change), "first_row": first_row}
+        made = [i + leaf for i in range(0, len(results), n) for leaf in call]
+        for i, result in zip(made, update(table, *operands, **static), strict=True):
+            results[i] = result
+    return results
 
 
 _lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
@@ -128,23 +147,26 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
         if not _belongs_to_caller(operands[operand])
         and not (returns_change and operand in gradients and _stays_outside(operands[operand]))
     )
-    if not partitioned:
-        return _lower_in_place(ctx, *operands, aliased=aliased, returns_change=returns_change)
-    if not _can_partition_call(ctx):
+    if partitioned and not _can_partition_call(ctx):
         return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
-    return _lower_partitioned(ctx, *operands, aliased=aliased, returns_change=returns_change)
+    lower = _lower_partitioned if partitioned else _lower_in_place
+    platform = "cpu" if "cpu" in platforms else "gpu"
+    whole = Call(aliased, returns_change, first_row=0)
+    return lower_in_calls(lower, ctx, *operands, whole=whole, platform=platform)
 
 
-def _lower_in_place(
-    ctx: Any, *operands: Any, aliased: tuple[int, ...], returns_change: bool
-) -> Any:
+def _lower_in_place(ctx: Any, *operands: Any, call: Call) -> Any:
     aliases = {
         operand: result
-        for operand, result in _aliases(len(operands), returns_change).items()
-        if operand in aliased
+        for operand, result in _aliases(len(operands), call.returns_change).items()
+        if operand in call.aliased
     }
     lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
-    return lower(ctx, *operands, returns_change=returns_change)
+    static = {
+        "returns_change": np.bool_(call.returns_change),
+        "first_row": np.int64(call.first_row),
+    }
+    return lower(ctx, *operands, **static)
 
 
 def _aliases(operands: int, returns_change: bool) -> dict[int, int]:
@@ -167,9 +189,7 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
-def _lower_partitioned(
-    ctx: Any, table: Any, *leaves: Any, aliased: tuple[int, ...], returns_change: bool
-) -> Any:
+def _lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     """One call on each device, each leaf cut as stock's arithmetic would be.
 
     There the partitioner carries the layout of any of a leaf's arrays to all others, operation by
@@ -189,7 +209,7 @@ def _lower_partitioned(
         )
         alike[i] = barrier.results[0]
         _join_sharding_group(alike[i], groups[i % n])
-    update = partial(update_partitioned, aliased=aliased, returns_change=returns_change)
+    update = partial(update_partitioned, call=call)
     first = len(module.keepalives)
     results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
     module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]

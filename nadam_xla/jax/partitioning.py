@@ -17,24 +17,18 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
-from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, update_in_place_p
+from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, Call, update_in_place_p
 from nadam_xla.jax.specs import axes_in, spec
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
 
 
-def _update(
-    aliased: tuple[int, ...], returns_change: bool, *operands: jax.Array
-) -> tuple[jax.Array, ...]:
-    results = update_in_place_p.bind(  # type: ignore[no-untyped-call]
-        *operands, aliased=aliased, returns_change=returns_change
-    )
-    return tuple(results)
+def _update(call: Call, *operands: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(update_in_place_p.bind(*operands, call=call))  # type: ignore[no-untyped-call]
 
 
 def _partition(
-    aliased: tuple[int, ...],
-    returns_change: bool,
+    call: Call,
     mesh: Any,
     operands: Sequence[Shaped],
     results: Sequence[Shaped],
@@ -43,12 +37,13 @@ def _partition(
     del results
 
     def update_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
-        return _update(aliased, returns_change, *shards)
+        return _update(call, *shards)
 
     table, *leaves = operands
     n = len(leaves) // OPERANDS_OF_LEAF
     # The lowering has made the four operands of a leaf alike.
     layouts = [leaf.sharding for leaf in leaves[:n]]
+    awaited = leaves[OPERANDS_OF_LEAF * n :]
     if table.shape[0] != 1:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
     else:
@@ -57,7 +52,7 @@ def _partition(
         mesh,
         update_shard,
         (*layouts,) * RESULTS_OF_LEAF,
-        (table_layout, *layouts * OPERANDS_OF_LEAF),
+        (table_layout, *layouts * OPERANDS_OF_LEAF, *(x.sharding for x in awaited)),
     )
 
 
@@ -76,14 +71,13 @@ def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[A
 
 
 def _sharding_rule(
-    aliased: tuple[int, ...],
-    returns_change: bool,
+    call: Call,
     mesh: Any,
     operands: Sequence[Any],
     results: Sequence[Any],
 ) -> SdyShardingRule:
     """Each dimension of a leaf is one factor, in all its operands and results."""
-    del aliased, returns_change, mesh
+    del call, mesh
     table, *leaves = (operand.shape for operand in operands)
     n = len(results) // RESULTS_OF_LEAF
     has_batch = table[0] != 1
@@ -93,9 +87,11 @@ def _sharding_rule(
         return _mapping(*(["batch", *names[1:]] if has_batch else names))
 
     mappings = tuple(factors(i, len(shape)) for i, shape in enumerate(leaves[:n]))
+    awaited = leaves[OPERANDS_OF_LEAF * n :]
+    free = (_mapping(*(f"awaited{d}" for d in range(len(shape)))) for shape in awaited)
     whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
     return SdyShardingRule(
-        (_mapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF),
+        (_mapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF, *free),
         mappings * RESULTS_OF_LEAF,
         need_replication_factors=whole,
     )
@@ -106,27 +102,25 @@ def _mapping(*factors: str) -> ArrayMapping:
 
 
 _update_partitioned = custom_partitioning(  # type: ignore[no-untyped-call]
-    _update, static_argnums=(0, 1)
+    _update, static_argnums=(0,)
 )
 _update_partitioned.def_partition(  # type: ignore[no-untyped-call]
     partition=_partition, sharding_rule=_sharding_rule
 )
 
 
-def update_partitioned(
-    *operands: jax.Array, aliased: tuple[int, ...], returns_change: bool
-) -> tuple[jax.Array, ...]:
-    """The primitive's results, each device computing those of the shards that it holds.
+def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...]:
+    """The results of one call, each device computing those of the shards that it holds.
 
     Args:
-        operands: those of the primitive.
-        aliased: the indices of the operands whose memory the results may take.
-        returns_change: as in the primitive.
+        operands: those of the call.
+        call: what is static in it.
     """
     # Until it is partitioned the program does not show what is static here. It must: JAX's
     # persistent compilation cache tells programs apart by their text.
     with set_xla_metadata(  # type: ignore[no-untyped-call]
-        nadam_xla_returns_change=str(returns_change).lower()
+        nadam_xla_returns_change=str(call.returns_change).lower(),
+        nadam_xla_first_row=str(call.first_row),
     ):
-        results: tuple[jax.Array, ...] = _update_partitioned(aliased, returns_change, *operands)
+        results: tuple[jax.Array, ...] = _update_partitioned(call, *operands)
     return results

@@ -9,7 +9,7 @@ float64.
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,18 @@ nadam_update_p.multiple_results = True
 update_in_place_p = Primitive("nadam_xla_update_in_place")
 """What ``nadam_update_p`` becomes on each device of a mesh. It never meets a transformation.
 
-Its parameter ``aliased`` has the indices of the operands whose memory the results may take.
+Its parameter ``call`` is a :class:`Call`. The table may have rows of other leaves too, and there
+may be one operand more, which has to be there before the call begins.
 """
 update_in_place_p.multiple_results = True
+
+
+class Call(NamedTuple):
+    """What is static in one of the calls that an update is cut into."""
+
+    aliased: tuple[int, ...]  # the numbers of the operands whose memory the results may take
+    returns_change: bool
+    first_row: int  # of the leaves' rows in the table, where it has more than one
 
 
 def reference(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
@@ -163,12 +172,10 @@ def _differentiable(returns_change: bool) -> Callable[..., list[jax.Array]]:
 
 
 @update_in_place_p.def_abstract_eval  # type: ignore[untyped-decorator]
-def _abstract_eval_in_place(
-    *operands: Any, aliased: tuple[int, ...], returns_change: bool
-) -> list[Any]:
-    del aliased
-    results: list[Any] = _abstract_eval(*operands, returns_change=returns_change)
-    return results
+def _abstract_eval_in_place(_: Any, *leaves: Any, call: Call) -> list[Any]:
+    del call
+    n = len(leaves) // OPERANDS_OF_LEAF
+    return [*leaves[:n], *leaves[2 * n : 4 * n]]
 
 
 batching.primitive_batchers[nadam_update_p] = _batch

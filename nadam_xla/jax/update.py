@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from nadam_xla.calls import calls
+from nadam_xla.calls import by_compute_dtype
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike
@@ -80,7 +80,7 @@ def update_trees(
     leaves = _leaves(params, grads, mu, nu)
     results: list[Any] = [None] * len(leaves)
     dtypes = [str(leaf.params.dtype) for leaf in leaves]
-    for dtype, indices in calls(dtypes, jax.default_backend()):
+    for dtype, indices in by_compute_dtype(dtypes).items():
         table = _table(coefficients, dtype, indices, len(leaves))
         call = [leaves[i] for i in indices]
         wide = [x.astype(dtype) for group in zip(*call, strict=True) for x in group]

@@ -103,7 +103,7 @@ def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
         [table, *(tf.cast(x, dtype) for group in leaves for x in group)],
         [(shape, dtype) for shape in shapes * 3],
         aliases=dict(enumerate(updated)),
-        backend_config="returns_change = false",
+        backend_config="returns_change = false, first_row = 0 : i64",
     )
     return [results[i * n : (i + 1) * n] for i in range(3)]
 

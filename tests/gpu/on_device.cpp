@@ -166,6 +166,7 @@ class Update {
     call_.layout = RowLayout::kV2;
     call_.batch = options.batch;
     call_.rows = rows_;
+    call_.first_row = 0;
     call_.returns = options.returns;
     for (const std::int64_t length : lengths) {
       std::vector<T*> at;

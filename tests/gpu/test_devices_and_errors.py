@@ -42,9 +42,10 @@ def test_a_call_with_wrong_operands_is_an_exception_that_names_it() -> None:
         call(
             UPDATE,
             [jax.ShapeDtypeStruct((3,), "float32")] * 3,
-            jnp.ones((1, 2, 12)),  # two rows for one leaf
+            jnp.ones((1, 1, 12)),  # the row of version 1
             *[leaf] * 4,
             returns_change=np.bool_(False),
+            first_row=np.int64(0),
         )
 
 

@@ -134,7 +134,10 @@ def test_the_reference_rule_equals_the_kernel_to_rounding() -> None:
             reference = update_reference(jnp.asarray(table), *groups, returns_change=change)
             results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in reference]
             kernel = jax.ffi.ffi_call("nadam_xla_update_v2", results)(
-                table, *(x for g in groups for x in g), returns_change=np.bool_(change)
+                table,
+                *(x for g in groups for x in g),
+                returns_change=np.bool_(change),
+                first_row=np.int64(0),
             )
             for a, b in zip(kernel, reference, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)

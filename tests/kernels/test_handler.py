@@ -16,7 +16,7 @@ K = 15
 def call(
     operands: Sequence[np.ndarray], results: Sequence[jax.ShapeDtypeStruct], **attributes: object
 ) -> list[jax.Array]:
-    attributes.setdefault("returns_change", np.bool_(False))
+    attributes = {"returns_change": np.bool_(False), "first_row": np.int64(0), **attributes}
     return jax.ffi.ffi_call("nadam_xla_update_v2", list(results))(*operands, **attributes)
 
 
@@ -74,9 +74,9 @@ MALFORMED = {
         r"coefficients is F32\[1,1,12\]; it must be \[batch, rows, 15\]",
     ),
     "rows neither 1 nor n": (
-        [f32(1, 3, K), *[x] * 8],
-        like(*[x] * 6),
-        r"coefficients is F32\[1,3,15\]; it must be .* 1 row or 2",
+        [f32(1, 3, K), *[x] * 16],
+        like(*[x] * 12),
+        r"coefficients is F32\[1,3,15\]; it must be .* 1 row or 4, .* from row 0 on",
     ),
     "batch that the leaves do not have": (
         [f32(5, 1, K), x, x, x, x],
@@ -164,5 +164,26 @@ def test_an_infinite_gradient_is_clamped_since_version_2(target: str, is_clamped
     leaves[1] = [np.inf, -np.inf, np.nan]
     table = row if target == "v2" else np.delete(row, [3, 5, 7], axis=-1)
     update = jax.ffi.ffi_call(f"nadam_xla_update_{target}", like(*leaves[:3]))
-    _, mu, _ = update(table, *leaves, returns_change=np.bool_(False))
+    attributes = {"first_row": np.int64(0)} if target == "v2" else {}
+    _, mu, _ = update(table, *leaves, returns_change=np.bool_(False), **attributes)
     np.testing.assert_array_equal(np.isfinite(mu), [is_clamped, is_clamped, False])
+
+
+def test_a_call_may_use_some_rows_of_a_table_and_wait_for_an_array() -> None:
+    rng = np.random.default_rng(0)
+    table = oracle.rows(rng, (1, 5), "float32")
+    leaves = [np.abs(rng.normal(size=7)).astype(np.float32) for _ in range(4 * 2)]
+    awaited = np.full((3, 3), np.nan, np.float32)
+    found = call([table, *leaves, awaited], like(*leaves[:6]), first_row=np.int64(2))
+    for i, row in enumerate(table[0, 2:4]):
+        params, _, mu, nu = oracle.rule(row, *leaves[i::2])
+        for group, expected in enumerate((params, mu, nu)):
+            np.testing.assert_array_equal(found[2 * group + i], expected)
+
+
+@pytest.mark.parametrize("first_row", [-1, 4, 2**62])
+def test_rows_outside_of_the_table_are_an_error(first_row: int) -> None:
+    operands = [f32(1, 5, K), *[x] * 8]
+    message = rf"coefficients is F32\[1,5,15\]; .* from row {first_row} on"
+    with pytest.raises(Exception, match=message):
+        jax.block_until_ready(call(operands, like(*[x] * 6), first_row=np.int64(first_row)))
