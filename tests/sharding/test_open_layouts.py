@@ -121,9 +121,15 @@ def trained(layers: str, initial: Callable[..., Any], name: str) -> Trained:
     return Trained(program.collectives(compiled.as_text()), [new, *moments])
 
 
+FIRST, *OTHERS = LAYERS
+CASES = [
+    *((FIRST, initial) for initial in (of_host, of_jit, like_parameters, held_whole)),
+    *((layers, initial) for layers in OTHERS for initial in (of_host, like_parameters)),
+]
+
+
 @pytest.mark.parametrize("step", ["apply", "update"])
-@pytest.mark.parametrize("initial", [of_host, of_jit, like_parameters, held_whole])
-@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize(("layers", "initial"), CASES)
 class TestOpenLayouts:
     def test_each_result_is_cut_as_stock_cuts_it(
         self, layers: str, initial: Callable[..., Any], step: str
