@@ -82,7 +82,7 @@ def test_the_primitive_looks_at_memory_too() -> None:
     w = jnp.ones((4, 3))
     leaves = w, w, jax.device_put(w, HOST), w
     with pytest.raises(TypeError, match="operand 3; it must be in the memory"):
-        primitive.bind(jnp.ones((1, 1, 12)), *leaves, returns_change=False)
+        primitive.bind(jnp.ones((1, 1, 15)), *leaves, returns_change=False)
 
 
 @pytest.mark.parametrize("step", [apply, update])

@@ -12,6 +12,7 @@ from compiled import CALL, collectives, text_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam, nadam_update, nadamw, sum_squares
 
 set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
@@ -191,10 +192,12 @@ class TestPopulations:
             np.testing.assert_allclose(total, np.broadcast_to(expected, (3, 8)), rtol=1e-6)
 
     def test_a_row_for_each_leaf_may_be_cut(self) -> None:
-        rows = jax.device_put(jnp.full((2, 12), 0.1), P("x"))
+        table = np.full((2, len(Coefficients._fields)), 0.1, np.float32)
+        table[:, -1] = 0  # not skipped
         leaves = [jnp.ones(4), jnp.ones(8)]
+        rows = jax.device_put(table, P("x"))
         results = jax.jit(nadam_update)(rows, leaves, leaves, leaves, leaves)
-        expected = nadam_update(np.full((2, 12), 0.1, np.float32), leaves, leaves, leaves, leaves)
+        expected = nadam_update(table, leaves, leaves, leaves, leaves)
         assert_alike(results, expected)
 
 
