@@ -246,7 +246,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             raise ValueError(f"apply got {len(grads)} gradients and {len(variables)} variables")
         if self.built and not self._keeps_product:
             self._restore_product()
-        given = self._fused_hyperparameters(variables) if len(variables) == len(grads) else None
+        given = self._fused_hyperparameters(grads, variables)
         if given is None:
             super().apply(grads, trainable_variables)
             return
@@ -264,14 +264,21 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         with backend_step.after(grads):
             self._iterations.assign_add(1)
 
-    def _fused_hyperparameters(self, variables: list[Any]) -> Hyperparameters | None:
+    def _fused_hyperparameters(
+        self, grads: list[Any], variables: list[Any]
+    ) -> Hyperparameters | None:
         """The hyperparameters of a fused step, or None where it has to be the parent's own update.
 
         Unless that is as wanted, it says why, once.
         """
-        if not self.fused:
+        if not self.fused or len(grads) != len(variables):
             return None
-        reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, variables)
+        updated = [
+            variable
+            for grad, variable in zip(grads, variables, strict=True)
+            if grad is not None and not self._overwrite_variable_with_gradient(variable)
+        ]
+        reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, updated)
         if reason is None:
             given = hyperparameters_of(self, backend_step.to_tensor)
             not_scalar = given.not_scalar()

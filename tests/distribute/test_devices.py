@@ -77,6 +77,16 @@ def test_a_step_of_those_on_one_of_them_is_fused(recwarn: pytest.WarningsRecorde
     assert not [w for w in recwarn if "own update" in str(w.message)]
 
 
+@pytest.mark.filterwarnings("error:.*own update", "ignore:Gradients do not exist")
+def test_those_without_a_gradient_may_be_anywhere() -> None:
+    def train(kind: type) -> Any:
+        variables = [variable_on("CPU:0"), variable_on("CPU:1")]
+        kind(0.1).apply([None, tf.ones(3)], variables)
+        return [v.numpy() for v in variables]
+
+    np.testing.assert_allclose(train(Nadam), train(Stock), rtol=1e-6)
+
+
 def test_a_model_with_its_embedding_elsewhere() -> None:
     def train(kind: type) -> Any:
         keras.utils.set_random_seed(0)

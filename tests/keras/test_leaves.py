@@ -94,3 +94,15 @@ def test_gradients_that_are_no_floats_are_refused_by_the_variables_name(dtype: s
     assert 'keras.ops.cast(gradient, "float32")' in str(e.value)
     assert "optax" not in str(e.value)
     np.testing.assert_array_equal(ops.convert_to_numpy(both[0]), np.ones(3))
+
+
+@pytest.mark.filterwarnings("error:.*own update", "ignore:Gradients do not exist")
+def test_what_has_no_gradient_is_not_given_twice() -> None:
+    def train(kind: type) -> list[np.ndarray]:
+        both = variables()
+        optimizer = kind(0.1)
+        optimizer.apply([grad(0), None, grad(1), None], [both[0], both[0], both[1], both[1]])
+        return [ops.convert_to_numpy(v) for v in both]
+
+    for a, b in zip(train(Nadam), train(Stock), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

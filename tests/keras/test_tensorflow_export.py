@@ -87,7 +87,7 @@ def test_a_step_that_is_not_fused_trains_in_tflite(tmp_path: Path) -> None:
 def test_a_fused_step_is_not_for_tflite(tmp_path: Path) -> None:
     """What docs/keras.md says of it. Its kernels are XLA's, which TFLite has not."""
     Training(Nadam(0.05)).save(tmp_path)
-    with pytest.raises(Exception, match="XlaCallModule"):
+    with pytest.raises(Exception, match="XlaCallModule|custom_call"):
         converted(tmp_path)
 
 
@@ -101,7 +101,7 @@ x, y = np.load(sys.argv[2]), np.ones((8, 2), "f")
 try:
     print([float(loaded.train(x, y)["loss"]) for _ in range(3)])
 except tf.errors.OpError as error:
-    print("No FFI handler" in str(error) or str(error))
+    print("nadam_xla_update_v" in str(error) or repr(str(error)))
 print("nadam_xla" in sys.modules)
 """
 
