@@ -119,9 +119,12 @@ def test_a_step_needs_no_more_memory_than_stock_and_two_gradients(loss: str, gra
         compiled(tx, grads_of(LOSSES[loss]), kernels()).memory_analysis().temp_size_in_bytes
         for tx in (nadam(1e-3), optax.nadam(1e-3))
     )
-    # Stock's arithmetic melts into the mean of two gradients; ours needs the mean as an array.
-    gradients = 3 if grads_of is mean_of_two_batches else 2
-    assert ours <= stock + gradients * LEAF
+    # One batch's gradients wait for the other's. Stock's arithmetic may melt into their mean, which
+    # ours needs as an array.
+    allowed = stock + 2 * LEAF
+    if grads_of is mean_of_two_batches:
+        allowed = max(stock + 3 * LEAF, (DEPTH + 4) * LEAF)
+    assert ours <= allowed
 
 
 def test_in_a_loop_over_steps() -> None:
