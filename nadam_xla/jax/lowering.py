@@ -24,6 +24,8 @@ from nadam_xla.jax.primitive import (
     update_in_place_p,
 )
 
+OLDEST_JAX = (0, 8, 2)
+
 UPDATE_TARGET = "nadam_xla_update_v2"
 _NAMES_IN_XLA = {"cpu": "cpu", "cuda": "CUDA"}
 PLATFORMS_WITH_KERNEL = tuple(_NAMES_IN_XLA)
@@ -39,8 +41,10 @@ def install() -> None:
     """Registers the handlers with JAX's XLA, and the primitive's lowerings.
 
     Raises:
-        ImportError: this jaxlib's FFI is older than the one that the kernels were built for.
+        ImportError: this JAX is too old, or its jaxlib's FFI is older than the one that the kernels
+            were built for.
     """
+    _check_jax_version()
     _check_ffi_version()
     for platform, module in native.MODULES.items():
         for target, handler in module.registrations().items():
@@ -67,10 +71,23 @@ def devices_during_lowering() -> set[Any]:
         from jax._src.dispatch import prim_requires_devices_during_lowering as registry  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            f"nadam_xla cannot be partitioned by JAX {jax.__version__}: it is tested with 0.7.2 to"
+            f"nadam_xla cannot be partitioned by JAX {jax.__version__}: it is tested with 0.8.2 to"
             " 0.12, which list in jax._src.dispatch the primitives that need devices when lowered"
         ) from error
     return registry
+
+
+def _check_jax_version() -> None:
+    """JAX 0.7.2 to 0.8.1 keep a product's right-hand side, as XNNPACK packed it, by its address.
+
+    Where they use XNNPACK, the loss after a step in place is silently that of the old parameters.
+    """
+    if jax.__version_info__ < OLDEST_JAX:
+        raise ImportError(
+            f"nadam_xla needs JAX {'.'.join(map(str, OLDEST_JAX))} or later, and this is"
+            f" {jax.__version__}: on some CPUs it goes on multiplying by the parameters that a step"
+            " has overwritten in place"
+        )
 
 
 def _check_ffi_version() -> None:

@@ -28,8 +28,5 @@ def _varying_axes(value: jax.Array) -> frozenset[str]:
 
 def _vary_over(value: jax.Array, axes: frozenset[str]) -> jax.Array:
     names = tuple(sorted(axes))
-    if hasattr(jax.lax, "pcast"):  # JAX 0.8 and later
-        varying: jax.Array = jax.lax.pcast(value, names, to="varying")
-    else:
-        varying = jax.lax.pvary(value, names)  # type: ignore[attr-defined]
+    varying: jax.Array = jax.lax.pcast(value, names, to="varying")
     return varying

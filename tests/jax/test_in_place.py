@@ -90,6 +90,28 @@ def test_arguments_that_are_not_donated_stay_as_they_are_and_are_not_copied(step
     assert copies_of_arrays(compiled.lower(*arguments).compile().as_text()) == 0
 
 
+def test_a_product_with_parameters_that_were_overwritten_is_that_of_the_new_ones() -> None:
+    """JAX 0.7.2 to 0.8.1 kept what XNNPACK had made of the old ones, by their address."""
+    tx = nadam(0.1)
+    params = jnp.ones((2048, 2048))
+    state, x = tx.init(params), jnp.ones((64, 2048))
+    step = jax.jit(tx.apply, donate_argnums=(1, 2))
+    total = jax.jit(lambda params: (x @ params).sum())
+    grads = jnp.ones_like(params)
+    for _ in range(3):
+        params, state = step(grads, state, params)
+        in_place = total(params)
+        np.testing.assert_allclose(in_place, total(jnp.array(params)), rtol=1e-5)
+
+
+def test_a_jax_that_multiplies_by_overwritten_parameters_is_refused_at_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jax, "__version_info__", (0, 8, 1))
+    with pytest.raises(ImportError, match=r"needs JAX 0\.8\.2 or later, and this is"):
+        lowering.install()
+
+
 def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lowering._native, "FFI_API_VERSION", (0, 99))
     with pytest.raises(

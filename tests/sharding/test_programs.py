@@ -229,5 +229,5 @@ def test_without_shardy_it_is_plain_stablehlo(mesh: Any) -> None:
 
 def test_a_jax_without_the_one_private_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("jax._src.dispatch.prim_requires_devices_during_lowering")
-    with pytest.raises(ImportError, match=r"cannot be partitioned by JAX .* tested with 0.7.2"):
+    with pytest.raises(ImportError, match=r"cannot be partitioned by JAX .* tested with 0.8.2"):
         lowering.install()
