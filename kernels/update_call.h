@@ -16,7 +16,7 @@ enum class Returns { kParams, kChange };
 // input or memory that overlaps none of the inputs.
 template <typename T>
 struct Streams {
-  const T* params;
+  const T* params;  // where a call has none, the gradients, for no row of it multiplies them
   const T* grads;
   const T* mu;
   const T* nu;
@@ -42,6 +42,7 @@ struct UpdateCall {
   std::int64_t first_row;
   Returns returns;
   std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
+  bool has_params = true;
 
   // The leaf's row in a batch entry's part of the table.
   std::int64_t row_of(const std::int64_t leaf) const { return rows == 1 ? 0 : first_row + leaf; }

@@ -50,16 +50,20 @@ struct Row {
   bool clips_infinity, skip;
 };
 
+// Without parameters nothing decays, whatever the row says.
 template <typename T>
-NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowLayout layout) {
+NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowLayout layout,
+                                 const bool has_params) {
   if (layout == RowLayout::kV1) {
     return {row[0], row[1], row[2], T(1) - row[3], row[3], T(1) - row[4], row[4], T(1),
             row[5], row[6], row[7], row[8],        row[9], row[10],       false,  row[11] != T(0)};
   }
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const T clip_value = row[13] == T(0) ? kInfinity : row[13];
-  return {row[0], row[1], row[2],  row[3],  row[4],  row[5],     row[6], row[7],
-          row[8], row[9], row[10], row[11], row[12], clip_value, true,   row[14] != T(0)};
+  const T decay = has_params ? row[10] : T(0);
+  const T l2 = has_params ? row[11] : T(0);
+  return {row[0], row[1], row[2], row[3], row[4],  row[5],     row[6], row[7],
+          row[8], row[9], decay,  l2,     row[12], clip_value, true,   row[14] != T(0)};
 }
 
 // What an element becomes. `change` is p' - p before it is rounded into p.

@@ -10,6 +10,7 @@
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/ffi/cpu_handlers.h"
 #include "kernels/ffi/targets.h"
+#include "kernels/streams.h"
 #include "kernels/update_rule.h"
 #include "xla/ffi/api/c_api.h"
 
@@ -24,6 +25,10 @@ NB_MODULE(_native, m) {
       "row_fields",
       [] { return std::vector<std::string>(std::begin(kRowFields), std::end(kRowFields)); },
       "The coefficients of a row, in order.");
+  m.def(
+      "stream_names",
+      [] { return std::vector<std::string>(std::begin(kStreamNames), std::end(kStreamNames)); },
+      "The arrays that a leaf may have, in the order in which they travel.");
   m.def(
       "instruction_set", [] { return std::string(cpu::instruction_set().name); },
       "The instruction set that the loops use in this process.");

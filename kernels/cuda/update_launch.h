@@ -30,6 +30,7 @@ template <typename T, std::size_t kCapacity>
 struct UpdateLaunch {
   const T* coefficients;  // [batch][rows][row_length(layout)]
   RowLayout layout;
+  bool has_params;
   std::int64_t rows;
   std::int32_t leaves;
   std::int32_t first_blocks[kCapacity];
@@ -56,6 +57,7 @@ UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLau
   UpdateLaunch<T, kCapacity> launch;
   launch.coefficients = call.coefficients;
   launch.layout = call.layout;
+  launch.has_params = call.has_params;
   launch.rows = call.rows;
   launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
@@ -137,8 +139,8 @@ NADAM_XLA_INLINE void run_update_thread(const UpdateLaunch<T, kCapacity>& launch
   const Streams<T> streams =
       part_of(leaf.streams, stretch.entry * length + stretch.begin, stretch.length);
   const std::int64_t row_index = stretch.entry * launch.rows + leaf.row;
-  const Row<T> row =
-      read_row(launch.coefficients + row_index * row_length(launch.layout), launch.layout);
+  const T* const coefficients = launch.coefficients + row_index * row_length(launch.layout);
+  const Row<T> row = read_row(coefficients, launch.layout, launch.has_params);
   if (row.skip) {
     skip<kReturns>(streams, thread);
     return;

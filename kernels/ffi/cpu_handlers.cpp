@@ -40,14 +40,15 @@ Error update(xla::ffi::ThreadPool threads, const AnyBuffer& coefficients,
 Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
                 const RemainingArgs leaves, const RemainingRets results,
                 const bool returns_change) {
-  return update(threads, coefficients, leaves, results, {RowLayout::kV1, returns_change, 0});
+  return update(threads, coefficients, leaves, results,
+                {RowLayout::kV1, StreamSet::all(), returns_change, 0});
 }
 
 Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
                 const RemainingArgs leaves, const RemainingRets results, const bool returns_change,
-                const std::int64_t first_row) {
+                const std::int64_t first_row, const std::int64_t streams) {
   return update(threads, coefficients, leaves, results,
-                {RowLayout::kV2, returns_change, first_row});
+                {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
 }
 
 auto bind_update() {
@@ -74,8 +75,9 @@ Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update_v1,
                               nadam_xla::ffi::bind_update());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
-                              nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
+    nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

@@ -28,13 +28,15 @@ Error update(cudaStream_t stream, const AnyBuffer& coefficients, const Remaining
 
 Error update_v1(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
                 const RemainingRets results, const bool returns_change) {
-  return update(stream, coefficients, leaves, results, {RowLayout::kV1, returns_change, 0});
+  return update(stream, coefficients, leaves, results,
+                {RowLayout::kV1, StreamSet::all(), returns_change, 0});
 }
 
 Error update_v2(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
                 const RemainingRets results, const bool returns_change,
-                const std::int64_t first_row) {
-  return update(stream, coefficients, leaves, results, {RowLayout::kV2, returns_change, first_row});
+                const std::int64_t first_row, const std::int64_t streams) {
+  return update(stream, coefficients, leaves, results,
+                {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
 }
 
 auto bind_update() {
@@ -66,9 +68,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update_v
                               nadam_xla::ffi::bind_update(),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
-                              nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row"),
-                              {xla::ffi::Traits::kCmdBufferCompatible});
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
+    nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"),
+    {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

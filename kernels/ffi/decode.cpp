@@ -63,10 +63,11 @@ std::ostream& operator<<(std::ostream& out, const BufferName& name) {
   return out << name.group << '[' << name.leaf << ']';
 }
 
-// The shape that all buffers of one leaf share, which is that of its parameter.
+// The shape that all buffers of one leaf share, which is that of its first one.
 struct LeafShape {
   std::size_t leaf;
   DataType type;
+  const char* first_stream;
   Dimensions dimensions;
 };
 
@@ -74,7 +75,8 @@ struct LeafShape {
                                const AnyBuffer& buffer) {
   refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
          to_string(buffer.dimensions()), "; it must be ", expected.type,
-         to_string(expected.dimensions), " like ", BufferName{"params", expected.leaf});
+         to_string(expected.dimensions), " like ",
+         BufferName{expected.first_stream, expected.leaf});
 }
 
 inline void check_same_shape(const LeafShape& expected, const char* group,
@@ -87,6 +89,24 @@ inline void check_same_shape(const LeafShape& expected, const char* group,
     same = dimensions[i] == expected.dimensions[i];
   }
   if (!same) refuse_shape(expected, group, buffer);
+}
+
+std::string names_of(const StreamSet streams) {
+  std::string names;
+  for (const Stream stream : {Stream::kParams, Stream::kGrads, Stream::kMu, Stream::kNu}) {
+    if (streams.has(stream)) names += (names.empty() ? "" : ", ") + std::string(name_of(stream));
+  }
+  return names;
+}
+
+void check_streams(const UpdateAttributes& attributes) {
+  if (!attributes.streams.is_known()) {
+    refuse("the attribute streams has unknown bits, or lacks some: it must be that of ",
+           names_of(StreamSet::all()), ", with or without params");
+  }
+  if (!attributes.streams.has(Stream::kParams) && !attributes.returns_change) {
+    refuse("returns_change is false; it must be true where streams lacks params");
+  }
 }
 
 struct Table {
@@ -130,8 +150,9 @@ std::int64_t elements_of_entry(const Dimensions& dimensions, std::int64_t batch)
 // The elements of one batch entry of a leaf of the update.
 std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
-    refuse(BufferName{"params", shape.leaf}, " is ", shape.type, to_string(shape.dimensions),
-           "; its first axis must be the batch of ", batch, " that coefficients has");
+    refuse(BufferName{shape.first_stream, shape.leaf}, " is ", shape.type,
+           to_string(shape.dimensions), "; its first axis must be the batch of ", batch,
+           " that coefficients has");
   }
   return elements_of_entry(shape.dimensions, batch);
 }
@@ -142,13 +163,15 @@ template <typename T>
 UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results) {
-  constexpr std::size_t kOperandGroups = 4;
+  const StreamSet streams = attributes.streams;
+  check_streams(attributes);
   constexpr std::size_t kResultGroups = 3;
-  const std::size_t n = leaves.size() / kOperandGroups;
+  const std::size_t n = leaves.size() / streams.count();
   const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
-  if (leaves.size() % kOperandGroups > most_left_over || results.size() != kResultGroups * n) {
+  if (leaves.size() % streams.count() > most_left_over || results.size() != kResultGroups * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
-           " results; n leaves need 4 n (params, grads, mu, nu) and 3 n (params, mu, nu)");
+           " results; n leaves need ", streams.count(), " n (", names_of(streams),
+           ") and 3 n (params, mu, nu)");
   }
 
   const Operands operands(leaves);
@@ -162,23 +185,26 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
   call.rows = table.rows;
   call.first_row = attributes.first_row;
   call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
+  call.has_params = streams.has(Stream::kParams);
   call.leaves.reserve(n);
+  const char* const first_stream = name_of(call.has_params ? Stream::kParams : Stream::kGrads);
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
-    const AnyBuffer params = operands[leaf];
-    const LeafShape shape{leaf, data_type<T>(), params.dimensions()};
-    const auto input = [&](const char* group, const AnyBuffer& buffer) {
-      check_same_shape(shape, group, buffer);
+    const LeafShape shape{leaf, data_type<T>(), first_stream, operands[leaf].dimensions()};
+    const auto input = [&](const Stream stream) {
+      const AnyBuffer buffer = operands[streams.place(stream) * n + leaf];
+      check_same_shape(shape, name_of(stream), buffer);
       return static_cast<const T*>(buffer.untyped_data());
     };
     const auto output = [&](const char* group, const AnyBuffer& buffer) {
       check_same_shape(shape, group, buffer);
       return static_cast<T*>(buffer.untyped_data());
     };
+    const T* const grads = input(Stream::kGrads);
     call.leaves.push_back(
-        {input("params", params), input("grads", operands[n + leaf]),
-         input("mu", operands[2 * n + leaf]), input("nu", operands[3 * n + leaf]),
-         output("result params", outputs[leaf]), output("result mu", outputs[n + leaf]),
-         output("result nu", outputs[2 * n + leaf]), entry_length(shape, table.batch)});
+        {call.has_params ? input(Stream::kParams) : grads, grads, input(Stream::kMu),
+         input(Stream::kNu), output("result params", outputs[leaf]),
+         output("result mu", outputs[n + leaf]), output("result nu", outputs[2 * n + leaf]),
+         entry_length(shape, table.batch)});
   }
   return call;
 }

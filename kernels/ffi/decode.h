@@ -3,24 +3,25 @@
 
 #include <cstdint>
 
+#include "kernels/streams.h"
 #include "kernels/sum_squares_call.h"
 #include "kernels/update_call.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace nadam_xla::ffi {
 
-// What a call of the update is told beside its buffers. A call of nadam_xla_update_v1 has its whole
-// table to itself, and so no first row.
+// What a call of the update is told beside its buffers. A call of nadam_xla_update_v1 has all
+// streams and its whole table to itself, and so no first row.
 struct UpdateAttributes {
   RowLayout layout;
+  StreamSet streams;
   bool returns_change;
   std::int64_t first_row;
 };
 
 // Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
-//   operands  coefficients [batch, rows, row_length(layout)], params * n, grads * n, mu * n, nu *
-//   n,
-//             and in v2 one more where the call has to wait for it; it is not read
+//   operands  coefficients [batch, rows, row_length(layout)], and of each stream n buffers, in the
+//             order of kStreamNames; in v2 one more where the call has to wait for it, unread
 //   results   params * n (or their change), mu * n, nu * n
 // T is the element type of all of them. Throws std::invalid_argument, which names the operand.
 template <typename T>

@@ -4,15 +4,16 @@ One call for all leaves needs all their gradients at once. Stock updates each le
 is born: from the cache, and in memory that the next gradient can then have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 from jax.interpreters import mlir
 
 from nadam_xla.calls import in_order_of_birth
-from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, Call
+from nadam_xla.jax.primitive import Call
 from nadam_xla.jax.program_order import ProgramOrder
+from nadam_xla.streams import of_leaves
 
 
 def lower_in_calls(
@@ -33,46 +34,79 @@ def lower_in_calls(
         whole: what would be static if there were one call alone.
         platform: as :func:`nadam_xla.calls.in_order_of_birth` names it.
     """
-    n = len(leaves) // OPERANDS_OF_LEAF
+    streams, n = whole.streams, whole.streams.leaves(len(leaves))
     table_aval, *avals = ctx.avals_in
-    overwritten = [operand - 1 for operand in whole.aliased]  # counted without the table
-    is_overwritten = set(overwritten)
-    order = _Order(ctx, leaves, overwritten)
-    calls = in_order_of_birth(order.births, [_bytes(x) for x in avals[n : 2 * n]], platform)
+    is_aliased = {operand - 1 for operand in whole.aliased}  # counted without the table
+    overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == table_aval.dtype]
+    order = _Order(ctx, streams.by_name(leaves)["grads"], {i: leaves[i] for i in overwritten})
+    sizes = [_bytes(x) for x in streams.by_name(avals)["grads"]]
+    calls = in_order_of_birth(order.births, sizes, platform)
     has_rows = table_aval.shape[1] != 1
     if has_rows:
         table = _rows_in_order(ctx, table, [leaf for call in calls for leaf in call])
-    results: list[Any] = [None] * (RESULTS_OF_LEAF * n)
+    results: list[Any] = [None] * len(ctx.avals_out)
     first_row = 0
     for call in calls:
-        own = [group * n + leaf for group in range(OPERANDS_OF_LEAF) for leaf in call]
-        made = [group * n + leaf for group in range(RESULTS_OF_LEAF) for leaf in call]
-        operands = [*own, *(n + leaf for leaf in order.awaited_by(call))]
+        own = of_leaves(len(streams.operands), call, n)
+        made = of_leaves(len(streams.overwritten), call, n)
+        awaited = [streams.operands.index("grads") * n + leaf for leaf in order.awaited_by(call)]
         context = ctx.replace(
-            avals_in=[table_aval, *(avals[i] for i in operands)],
+            avals_in=[table_aval, *(avals[i] for i in (*own, *awaited))],
             avals_out=[ctx.avals_out[i] for i in made],
         )
-        aliased = tuple(1 + k for k, i in enumerate(own) if i in is_overwritten)
+        aliased = tuple(1 + k for k, i in enumerate(own) if i in is_aliased)
         static = whole._replace(aliased=aliased, first_row=first_row if has_rows else 0)
-        lowered = lower(context, table, *(leaves[i] for i in operands), call=static)
+        operands = (leaves[i] for i in (*own, *awaited))
+        lowered = _widened(lower, context, table, *operands, call=static)
         for i, result in zip(made, lowered, strict=True):
             results[i] = result
         first_row += len(call)
     return results
 
 
-class _Order:
-    """The order in which the gradients of an update are made, where the block shows it."""
+def _widened(
+    lower: Callable[..., Sequence[Any]], ctx: Any, table: Any, *operands: Any, call: Call
+) -> list[Any]:
+    """The results of one call, which is made in the dtype of the table."""
+    table_aval, *avals = ctx.avals_in
+    own = len(avals) - len(call.streams.awaited(avals))
+    wide = [x.update(dtype=table_aval.dtype) for x in avals[:own]]
+    context = ctx.replace(
+        avals_in=[table_aval, *wide, *avals[own:]],
+        avals_out=[x.update(dtype=table_aval.dtype) for x in ctx.avals_out],
+    )
+    given = [_converted(*of) for of in zip(operands, avals[:own], wide, strict=False)]
+    results = lower(context, table, *given, *operands[own:], call=call)
+    made = zip(results, context.avals_out, ctx.avals_out, strict=True)
+    return [_converted(*of) for of in made]
 
-    def __init__(self, ctx: Any, leaves: Sequence[Any], overwritten: Sequence[int]) -> None:
-        self._n = len(leaves) // OPERANDS_OF_LEAF
-        self._grads = leaves[self._n : 2 * self._n]
-        self._overwritten = overwritten
+
+def _converted(value: Any, aval: Any, to: Any) -> Any:
+    if aval.dtype == to.dtype:
+        return value
+    shape = mlir.ir.RankedTensorType(value.type).shape
+    type_ = mlir.ir.RankedTensorType.get(shape, mlir.dtype_to_ir_type(to.dtype))
+    convert = mlir.ir.Operation.create("stablehlo.convert", results=[type_], operands=[value])
+    return convert.results[0]
+
+
+class _Order:
+    """The order in which the gradients of an update are made, where the block shows it.
+
+    Args:
+        ctx: the context in which the primitive is lowered.
+        grads: the gradient of each leaf.
+        overwritten: the operands that calls overwrite, by their numbers.
+    """
+
+    def __init__(self, ctx: Any, grads: Sequence[Any], overwritten: Mapping[int, Any]) -> None:
+        self._n = len(grads)
+        self._grads = grads
+        self._overwritten = list(overwritten)
         self._program: ProgramOrder | None = None
         if not all(isinstance(grad, mlir.ir.BlockArgument) for grad in self._grads):
             block = mlir.ir.InsertionPoint.current.block
-            watched = [leaves[i] for i in overwritten]
-            self._program = ProgramOrder(block, watched, _functions(ctx))
+            self._program = ProgramOrder(block, list(overwritten.values()), _functions(ctx))
         births = [-1 if self._program is None else self._program.birth(g) for g in self._grads]
         self.births = births
         self._first_born = sorted(range(self._n), key=lambda leaf: births[leaf])

@@ -16,13 +16,13 @@ from nadam_xla.calls import in_order_of_birth
 from nadam_xla.jax.early_calls import lower_in_calls
 from nadam_xla.jax.partitioning import update_partitioned
 from nadam_xla.jax.primitive import (
-    OPERANDS_OF_LEAF,
-    RESULTS_OF_LEAF,
     Call,
+    dtypes_of_results,
     nadam_update_p,
     reference,
     update_in_place_p,
 )
+from nadam_xla.streams import Streams, of_leaves
 
 OLDEST_JAX = (0, 8, 2)
 
@@ -104,33 +104,34 @@ def _check_ffi_version() -> None:
         )
 
 
-def _by_platform(*operands: jax.Array, returns_change: bool) -> Any:
+def _by_platform(*operands: jax.Array, streams: Streams) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
     calls = {
-        platform: partial(_in_full_calls, platform, returns_change=returns_change)
+        platform: partial(_in_full_calls, platform, streams=streams)
         for platform in PLATFORMS_WITH_KERNEL
     }
-    default = partial(reference, returns_change=returns_change)
+    default = partial(reference, streams=streams)
     return jax.lax.platform_dependent(*operands, default=default, **calls)
 
 
 def _in_full_calls(
-    platform: str, table: jax.Array, *leaves: jax.Array, returns_change: bool
+    platform: str, table: jax.Array, *leaves: jax.Array, streams: Streams
 ) -> list[jax.Array]:
     """The update in calls of leaves whose gradients are all there."""
-    n = len(leaves) // OPERANDS_OF_LEAF
-    results: list[Any] = [None] * (RESULTS_OF_LEAF * n)
+    n = streams.leaves(len(leaves))
+    dtypes = dtypes_of_results(leaves, streams)
+    results: list[Any] = [None] * len(dtypes)
     unknown = [-1] * n
     for call in in_order_of_birth(unknown, unknown, "gpu" if platform == "cuda" else platform):
-        operands = [leaves[i + leaf] for i in range(0, len(leaves), n) for leaf in call]
-        aliases = _aliases(1 + len(operands), returns_change)
+        own = of_leaves(len(streams.operands), call, n)
+        operands = [leaves[i].astype(table.dtype) for i in own]
+        aliases = _aliases(streams, len(call))
         types = [jax.typeof(operands[i - 1]) for i in aliases]
         update = jax.ffi.ffi_call(UPDATE_TARGET, types, input_output_aliases=aliases)
-        first_row = np.int64(0 if table.shape[1] == 1 else call[0])
-        static = {"returns_change": np.bool_(returns_change), "first_row": first_row}
-        made = [i + leaf for i in range(0, len(results), n) for leaf in call]
-        for i, result in zip(made, update(table, *operands, **static), strict=True):
-            results[i] = result
+        attributes = _attributes(streams, 0 if table.shape[1] == 1 else call[0])
+        made = of_leaves(len(streams.overwritten), call, n)
+        for i, result in zip(made, update(table, *operands, **attributes), strict=True):
+            results[i] = result.astype(dtypes[i])
     return results
 
 
@@ -148,7 +149,7 @@ def has_kernel(platform: str, ctx: Any) -> bool:
     return platform in (PLATFORMS_WITH_KERNEL if for_export else native.MODULES)
 
 
-def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
+def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     """The primitive as users bind it: one call, or one on each device of a mesh."""
     platforms = ctx.platforms or ctx.module_context.platforms
     with_kernel = [has_kernel(platform, ctx) for platform in platforms]
@@ -156,47 +157,55 @@ def _lower(ctx: Any, *operands: Any, returns_change: bool) -> Any:
     if not all(with_kernel):
         choose = any(with_kernel) and not partitioned
         lower = _lower_to_choice if choose else _lower_to_stablehlo
-        return lower(ctx, *operands, returns_change=returns_change)
-    gradients = _operands_of_leaves(len(operands))[1]
-    aliased = tuple(
-        operand
-        for operand in _aliases(len(operands), returns_change)
-        if not _belongs_to_caller(operands[operand])
-        and not (returns_change and operand in gradients and _stays_outside(operands[operand]))
-    )
+        return lower(ctx, *operands, streams=streams)
     if partitioned and not _can_partition_call(ctx):
-        return _lower_to_stablehlo(ctx, *operands, returns_change=returns_change)
+        return _lower_to_stablehlo(ctx, *operands, streams=streams)
     lower = _lower_partitioned if partitioned else _lower_in_place
     platform = "cpu" if "cpu" in platforms else "gpu"
-    whole = Call(aliased, returns_change, first_row=0)
+    whole = Call(streams, _aliased(ctx, operands, streams), first_row=0)
     return lower_in_calls(lower, ctx, *operands, whole=whole, platform=platform)
 
 
+def _aliased(ctx: Any, operands: tuple[Any, ...], streams: Streams) -> tuple[int, ...]:
+    """The operands whose memory the results may take, by their numbers.
+
+    Those that are converted for the call are always among them: it is the conversion's memory.
+    """
+    dtype = ctx.avals_in[0].dtype
+    grads = set(streams.by_name(range(1, len(operands)))["grads"])
+    return tuple(
+        operand
+        for operand in _aliases(streams, streams.leaves(len(operands) - 1))
+        if ctx.avals_in[operand].dtype != dtype
+        or not (
+            _belongs_to_caller(operands[operand])
+            or (operand in grads and _stays_outside(operands[operand]))
+        )
+    )
+
+
 def _lower_in_place(ctx: Any, *operands: Any, call: Call) -> Any:
+    _, *leaves = operands
     aliases = {
         operand: result
-        for operand, result in _aliases(len(operands), call.returns_change).items()
+        for operand, result in _aliases(call.streams, call.streams.leaves(len(leaves))).items()
         if operand in call.aliased
     }
     lower = jax.ffi.ffi_lowering(UPDATE_TARGET, operand_output_aliases=aliases)
-    static = {
-        "returns_change": np.bool_(call.returns_change),
-        "first_row": np.int64(call.first_row),
+    return lower(ctx, *operands, **_attributes(call.streams, call.first_row))
+
+
+def _aliases(streams: Streams, leaves: int) -> dict[int, int]:
+    """The operand whose memory each result takes, counted with the table: operand -> result."""
+    return {1 + operand: result for operand, result in streams.aliases(leaves).items()}
+
+
+def _attributes(streams: Streams, first_row: int) -> dict[str, Any]:
+    """Those of the call, in the types of numpy by which JAX tells how it encodes them."""
+    return {
+        name: np.bool_(value) if isinstance(value, bool) else np.int64(value)
+        for name, value in streams.attributes(first_row).items()
     }
-    return lower(ctx, *operands, **static)
-
-
-def _aliases(operands: int, returns_change: bool) -> dict[int, int]:
-    """The operand whose memory each result takes, by its number: operand -> result."""
-    params, grads, mu, nu = _operands_of_leaves(operands)
-    updated = grads if returns_change else params
-    return {operand: result for result, operand in enumerate((*updated, *mu, *nu))}
-
-
-def _operands_of_leaves(operands: int) -> list[range]:
-    """The numbers of the operands in each of the four groups."""
-    n = (operands - 1) // OPERANDS_OF_LEAF
-    return [range(1 + i * n, 1 + (i + 1) * n) for i in range(OPERANDS_OF_LEAF)]
 
 
 def is_partitioned(axes: Any) -> bool:
@@ -215,12 +224,14 @@ def _lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     it is told for each leaf that all are cut alike: for the call, that is, since behind a barrier
     an array may be held otherwise, as the whole parameters of ZeRO-1 are.
     """
-    n = len(leaves) // OPERANDS_OF_LEAF
+    n = call.streams.leaves(len(leaves))
     module = ctx.module_context
     groups = [_FIRST_SHARDING_GROUP + module.new_channel() for _ in range(n)]
     alike = list(leaves)
+    places = call.streams.by_name(range(len(leaves)))
     # Where the moments and the parameters contradict each other, the first one here has its way.
-    for i in (*range(2 * n, 4 * n), *range(2 * n)):
+    order = [name for name in ("mu", "nu", "params", "grads") if name in places]
+    for i in (i for name in order for i in places[name]):
         barrier = mlir.ir.Operation.create(
             "stablehlo.optimization_barrier", results=[leaves[i].type], operands=[leaves[i]]
         )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -210,9 +209,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     ) -> tuple[PyTree, NadamState]:
         check_state(state, product=carries_product)
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
-        grads = given["grads"]
-        # Without parameters nothing decays, and the rule reads them for that alone.
-        params = given["params"] if "params" in given else _in_promoted_dtypes(grads, state)
+        params, grads = given.get("params"), given["grads"]
         row, product = hyperparameters.row(state.count, state.momentum_product)
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
@@ -250,12 +247,3 @@ def _differs_alone(params: PyTree, grads: PyTree, state: Any) -> bool:
     structure: Any = jax.tree.structure(grads)
     fits: bool = structure == jax.tree.structure(getattr(state, "mu", None))
     return fits and structure != jax.tree.structure(params)
-
-
-def _in_promoted_dtypes(grads: PyTree, state: NadamState) -> PyTree:
-    """The gradients in the dtypes that the change has where no parameter tells it."""
-
-    def promoted(grad: ArrayLike, mu: ArrayLike, nu: ArrayLike) -> jax.Array:
-        return jnp.asarray(grad, jnp.result_type(grad, mu, nu))
-
-    return jax.tree.map(promoted, grads, state.mu, state.nu)

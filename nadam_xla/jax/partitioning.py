@@ -1,8 +1,8 @@
 """How one update is spread over the devices of a mesh: each updates the shard that it holds.
 
 XLA cannot look into a custom call, so it would gather every leaf for it. The update is element by
-element: the dimensions of a leaf may be cut in any way, if only the four operands and the three
-results of that leaf are cut alike. This module tells the partitioner so.
+element: the dimensions of a leaf may be cut in any way, if only all operands and results of that
+leaf are cut alike. This module tells the partitioner so.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
-from nadam_xla.jax.primitive import OPERANDS_OF_LEAF, RESULTS_OF_LEAF, Call, update_in_place_p
+from nadam_xla.jax.primitive import Call, update_in_place_p
 from nadam_xla.jax.specs import axes_in, spec
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
@@ -34,16 +34,14 @@ def _partition(
     results: Sequence[Shaped],
 ) -> tuple[Any, Any, Any, Any]:
     """The update of one shard, and the shardings that the partitioner must bring about."""
-    del results
 
     def update_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
         return _update(call, *shards)
 
     table, *leaves = operands
-    n = len(leaves) // OPERANDS_OF_LEAF
-    # The lowering has made the four operands of a leaf alike.
+    n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
+    # The lowering has made the operands of a leaf alike.
     layouts = [leaf.sharding for leaf in leaves[:n]]
-    awaited = leaves[OPERANDS_OF_LEAF * n :]
     if table.shape[0] != 1:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
     else:
@@ -51,8 +49,8 @@ def _partition(
     return (
         mesh,
         update_shard,
-        (*layouts,) * RESULTS_OF_LEAF,
-        (table_layout, *layouts * OPERANDS_OF_LEAF, *(x.sharding for x in awaited)),
+        (*layouts,) * (len(results) // n),
+        (table_layout, *layouts * groups, *(x.sharding for x in call.streams.awaited(leaves))),
     )
 
 
@@ -77,9 +75,9 @@ def _sharding_rule(
     results: Sequence[Any],
 ) -> SdyShardingRule:
     """Each dimension of a leaf is one factor, in all its operands and results."""
-    del call, mesh
+    del mesh
     table, *leaves = (operand.shape for operand in operands)
-    n = len(results) // RESULTS_OF_LEAF
+    n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
     has_batch = table[0] != 1
 
     def factors(leaf: int, rank: int) -> ArrayMapping:
@@ -87,12 +85,12 @@ def _sharding_rule(
         return _mapping(*(["batch", *names[1:]] if has_batch else names))
 
     mappings = tuple(factors(i, len(shape)) for i, shape in enumerate(leaves[:n]))
-    awaited = leaves[OPERANDS_OF_LEAF * n :]
+    awaited = call.streams.awaited(leaves)
     free = (_mapping(*(f"awaited{d}" for d in range(len(shape)))) for shape in awaited)
     whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
     return SdyShardingRule(
-        (_mapping("batch", "row", "coefficient"), *mappings * OPERANDS_OF_LEAF, *free),
-        mappings * RESULTS_OF_LEAF,
+        (_mapping("batch", "row", "coefficient"), *mappings * groups, *free),
+        mappings * (len(results) // n),
         need_replication_factors=whole,
     )
 
@@ -119,8 +117,10 @@ def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...
     # Until it is partitioned the program does not show what is static here. It must: JAX's
     # persistent compilation cache tells programs apart by their text.
     with set_xla_metadata(  # type: ignore[no-untyped-call]
-        nadam_xla_returns_change=str(call.returns_change).lower(),
-        nadam_xla_first_row=str(call.first_row),
+        **{
+            f"nadam_xla_{name}": str(value).lower()
+            for name, value in call.streams.attributes(call.first_row).items()
+        }
     ):
         results: tuple[jax.Array, ...] = _update_partitioned(call, *operands)
     return results

@@ -1,10 +1,12 @@
 """The primitive: what it takes, what it returns, and how it transforms.
 
-``nadam_update_p`` binds ``coefficients, *params, *grads, *mu, *nu`` and returns
-``*params, *mu, *nu`` (with ``returns_change``, the change of the parameters in place of them).
-The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1
-or the size of a leading axis that every leaf then has. Everything has one dtype, float32 or
-float64.
+``nadam_update_p`` binds the table of coefficients and the leaves' arrays, those that its parameter
+``streams`` names, in that order, and returns ``*params, *mu, *nu`` (or the change of the parameters
+in place of them). The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of
+leaves, ``batch`` is 1 or the size of a leading axis that every leaf then has. Its dtype, float32 or
+float64, is the one that is computed in; the leaves come and go in the dtypes in which they are
+stored, the change in that of the parameters (and without them in the one to which the others
+promote).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +24,7 @@ from nadam_xla.jax.explicit_axes import Cut, cut_alike, cut_of, fold_batches, jo
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
 from nadam_xla.jax.tangents import tangents_of
-
-OPERANDS_OF_LEAF = 4  # params, grads, mu, nu
-RESULTS_OF_LEAF = 3  # params, mu, nu
+from nadam_xla.streams import Streams
 
 nadam_update_p = Primitive("nadam_xla_update")
 nadam_update_p.multiple_results = True
@@ -41,73 +41,93 @@ update_in_place_p.multiple_results = True
 class Call(NamedTuple):
     """What is static in one of the calls that an update is cut into."""
 
+    streams: Streams
     aliased: tuple[int, ...]  # the numbers of the operands whose memory the results may take
-    returns_change: bool
     first_row: int  # of the leaves' rows in the table, where it has more than one
 
 
-def reference(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
+def reference(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
     """The reference rule over the primitive's flat operands."""
-    n = len(leaves) // OPERANDS_OF_LEAF
-    params, grads, mu, nu = (leaves[i * n : (i + 1) * n] for i in range(OPERANDS_OF_LEAF))
-    return update_reference(coefficients, params, grads, mu, nu, returns_change=returns_change)
+    wide = streams.by_name([x.astype(coefficients.dtype) for x in leaves])
+    grads, mu, nu = wide["grads"], wide["mu"], wide["nu"]
+    params = wide["params"] if streams.has_params else [jnp.zeros_like(grad) for grad in grads]
+    results = update_reference(
+        coefficients, params, grads, mu, nu, returns_change=streams.returns_change
+    )
+    dtypes = dtypes_of_results(leaves, streams)
+    return [x.astype(dtype) for x, dtype in zip(results, dtypes, strict=True)]
 
 
-def bind(coefficients: jax.Array, *leaves: jax.Array, returns_change: bool) -> list[jax.Array]:
+def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
     """The primitive, applied.
 
     Inside ``shard_map`` the results of a leaf vary over the mesh axes over which its row or any of
     its operands does; other leaves stay as they are. Over explicit axes of the mesh the operands of
     a leaf are cut alike, and each result as stock's arithmetic would have it.
     """
-    n = len(leaves) // OPERANDS_OF_LEAF
+    n = streams.leaves(len(leaves))
     alike = list(leaves)
     for i in range(n):
         alike[i::n] = cut_alike(vary_alike(leaves[i::n], coefficients))
     results = nadam_update_p.bind(  # type: ignore[no-untyped-call]
-        coefficients, *alike, returns_change=returns_change
+        coefficients, *alike, streams=streams
     )
-    return recut(results, _cuts_of_results(alike, leaves))
+    return recut(results, _cuts_of_results(alike, leaves, streams))
 
 
-def _cuts_of_results(alike: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[Cut]:
-    """Of moments those of their own and the gradient's operand, of the first results all four's."""
-    n = len(leaves) // OPERANDS_OF_LEAF
-    first = [cut_of(jax.typeof(x)) for x in alike[:n]]
-    moments = [(leaves[n + i % n], leaves[2 * n + i]) for i in range(2 * n)]
-    cuts = [joined([cut_of(jax.typeof(x)) for x in pair]) for pair in moments]
+def _cuts_of_results(
+    alike: Sequence[jax.Array], leaves: Sequence[jax.Array], streams: Streams
+) -> list[Cut]:
+    """Of moments those of their own and the gradient's operand, of the first results all's."""
+    given = streams.by_name(leaves)
+    first = [cut_of(jax.typeof(x)) for x in alike[: len(given["grads"])]]
+    moments = [*given["mu"], *given["nu"]]
+    pairs = zip([*given["grads"]] * 2, moments, strict=True)
+    cuts = [joined([cut_of(jax.typeof(x)) for x in pair]) for pair in pairs]
     return [*first, *(cut for cut in cuts if cut is not None)]
 
 
+def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
+    """Those of the primitive's results, for such operands behind the table."""
+    dtypes = streams.by_name([x.dtype for x in leaves])
+    if streams.has_params:
+        first = dtypes["params"]
+    else:
+        of_leaf = zip(dtypes["grads"], dtypes["mu"], dtypes["nu"], strict=True)
+        first = [jnp.result_type(*given) for given in of_leaf]
+    return [*first, *dtypes["mu"], *dtypes["nu"]]
+
+
 @nadam_update_p.def_impl  # type: ignore[untyped-decorator]
-def _run_eagerly(*operands: jax.Array, returns_change: bool) -> list[jax.Array]:
-    return run_eagerly(nadam_update_p, _compiled(returns_change), operands)
+def _run_eagerly(*operands: jax.Array, streams: Streams) -> list[jax.Array]:
+    return run_eagerly(nadam_update_p, _compiled(streams), operands)
 
 
 @cache
-def _compiled(returns_change: bool) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(bind, returns_change=returns_change))
+def _compiled(streams: Streams) -> Callable[..., list[jax.Array]]:
+    return jax.jit(partial(bind, streams=streams))
 
 
 @nadam_update_p.def_abstract_eval  # type: ignore[untyped-decorator]
-def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> list[Any]:
-    del returns_change
-    n, left_over = divmod(len(leaves), OPERANDS_OF_LEAF)
+def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[Any]:
+    n, left_over = divmod(len(leaves), len(streams.operands))
     if left_over:
-        raise TypeError(f"nadam_update got {len(leaves)} leaves; it takes four groups of one size")
+        raise TypeError(
+            f"nadam_update got {len(leaves)} arrays; it takes as many of each of"
+            f" {', '.join(streams.operands)}"
+        )
     batch, rows, width = coefficients.shape
     if width != len(Coefficients._fields) or rows not in (1, n):
         raise TypeError(
             f"nadam_update got a table of the shape {coefficients.shape}; the rows must be 1 or {n}"
             f" and the columns {len(Coefficients._fields)}"
         )
-    params = leaves[:n]
     for i, leaf in enumerate(leaves):
-        like = params[i % n]
-        if leaf.shape != like.shape or leaf.dtype != coefficients.dtype:
+        like = leaves[i % n]
+        if leaf.shape != like.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
-                f" {like.shape} and the dtype {coefficients.dtype}"
+                f" {like.shape} and a floating dtype"
             )
         elsewhere = leaf.ndim and leaf.memory_space != like.memory_space
         if elsewhere or cut_of(leaf) != cut_of(like):
@@ -121,12 +141,16 @@ def _abstract_eval(coefficients: Any, *leaves: Any, returns_change: bool) -> lis
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; its first axis must be"
                 f" the table's batch of {batch}"
             )
-    mu, nu = leaves[2 * n : 3 * n], leaves[3 * n :]
-    return [aval.update(weak_type=False) for aval in (*params, *mu, *nu)]
+    given, dtypes = streams.by_name(leaves), dtypes_of_results(leaves, streams)
+    results = (*leaves[:n], *given["mu"], *given["nu"])
+    return [
+        aval.update(dtype=dtype, weak_type=False)
+        for aval, dtype in zip(results, dtypes, strict=True)
+    ]
 
 
 def _batch(
-    operands: Sequence[Any], axes: Sequence[int | None], *, returns_change: bool
+    operands: Sequence[Any], axes: Sequence[int | None], *, streams: Streams
 ) -> tuple[list[jax.Array], list[int]]:
     """One call whatever is batched; a batched table (a population of rates) uses its batch axis."""
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
@@ -137,17 +161,17 @@ def _batch(
         # Behind the axis that the table already knows, or in front where it knows none.
         to = 0 if batch_before == 1 else 1
         moved = [batched_at(to, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
-        results = bind(table, *moved, returns_change=returns_change)
+        results = bind(table, *moved, streams=streams)
         return results, [to] * len(results)
 
     table = jnp.moveaxis(table, table_axis, 0)
     moved = [batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
     if batch_before == 1:
         table, *moved = cut_alike([table, *moved], leading=1)
-        results = bind(table[:, 0], *moved, returns_change=returns_change)
+        results = bind(table[:, 0], *moved, streams=streams)
     else:
         folded, unfold = fold_batches([table, *moved])
-        results = [unfold(x) for x in bind(*folded, returns_change=returns_change)]
+        results = [unfold(x) for x in bind(*folded, streams=streams)]
     return results, [0] * len(results)
 
 
@@ -159,23 +183,22 @@ def batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
 
 
 def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, returns_change: bool
+    primals: Sequence[Any], tangents: Sequence[Any], *, streams: Streams
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The fused call for the values, the reference rule for their tangents."""
-    values = bind(*primals, returns_change=returns_change)
-    return values, tangents_of(_differentiable(returns_change), primals, tangents)
+    values = bind(*primals, streams=streams)
+    return values, tangents_of(_differentiable(streams), primals, tangents)
 
 
 @cache
-def _differentiable(returns_change: bool) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(reference, returns_change=returns_change), inline=True)
+def _differentiable(streams: Streams) -> Callable[..., list[jax.Array]]:
+    return jax.jit(partial(reference, streams=streams), inline=True)
 
 
 @update_in_place_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval_in_place(_: Any, *leaves: Any, call: Call) -> list[Any]:
-    del call
-    n = len(leaves) // OPERANDS_OF_LEAF
-    return [*leaves[:n], *leaves[2 * n : 4 * n]]
+    given = call.streams.by_name(leaves)
+    return [*leaves[: len(given["grads"])], *given["mu"], *given["nu"]]
 
 
 batching.primitive_batchers[nadam_update_p] = _batch

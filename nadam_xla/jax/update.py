@@ -1,6 +1,6 @@
-"""The update over pytrees: checks, widening of narrow floats, and the cut into calls."""
+"""The update over pytrees: checks, and one primitive for the leaves of each compute dtype."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,9 @@ from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike
 from nadam_xla.jax.explicit_axes import stack, whole
 from nadam_xla.jax.primitive import bind
+from nadam_xla.streams import Streams
 
 lowering.install()
-
-
-class _Leaf(NamedTuple):
-    params: jax.Array
-    grads: jax.Array
-    mu: jax.Array
-    nu: jax.Array
 
 
 def nadam_update(
@@ -69,37 +63,39 @@ def nadam_update(
 
 def update_trees(
     coefficients: Coefficients | ArrayLike,
-    params: PyTree,
+    params: PyTree | None,
     grads: PyTree,
     mu: PyTree,
     nu: PyTree,
     *,
     returns: Literal["params", "change"],
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """:func:`nadam_update` for trees that the caller has checked."""
-    leaves = _leaves(params, grads, mu, nu)
+    """:func:`nadam_update` for trees that the caller has checked.
+
+    Without parameters nothing decays, whatever the coefficients say, and ``returns`` must be
+    ``"change"``: each leaf of it has the dtype to which those of the others promote.
+    """
+    streams = Streams(has_params=params is not None, returns_change=returns == "change")
+    trees = (params, grads, mu, nu) if streams.has_params else (grads, mu, nu)
+    arrays = [[jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
+    leaves = list(zip(*arrays, strict=True))
     results: list[Any] = [None] * len(leaves)
-    dtypes = [str(leaf.params.dtype) for leaf in leaves]
-    for dtype, indices in by_compute_dtype(dtypes).items():
+    dtypes = [_dtype_of_first(leaf, streams) for leaf in leaves]
+    for dtype, indices in by_compute_dtype([str(dtype) for dtype in dtypes]).items():
         table = _table(coefficients, dtype, indices, len(leaves))
-        call = [leaves[i] for i in indices]
-        wide = [x.astype(dtype) for group in zip(*call, strict=True) for x in group]
-        updated = bind(table, *wide, returns_change=returns == "change")
-        groups = (updated[i * len(call) : (i + 1) * len(call)] for i in range(3))
-        for i, leaf, p, m, v in zip(indices, call, *groups, strict=True):
-            results[i] = (
-                p.astype(leaf.params.dtype),
-                m.astype(leaf.mu.dtype),
-                v.astype(leaf.nu.dtype),
-            )
-    treedef: Any = jax.tree.structure(params)
+        operands = [group[i] for group in arrays for i in indices]
+        updated = bind(table, *operands, streams=streams)
+        groups = (updated[i :: len(indices)] for i in range(len(indices)))
+        for i, (first, *moments) in zip(indices, groups, strict=True):
+            results[i] = (first.astype(dtypes[i]), *moments)
+    treedef: Any = jax.tree.structure(grads)
     first, second, third = (treedef.unflatten([r[i] for r in results]) for i in range(3))
     return first, second, third
 
 
-def _leaves(*trees: PyTree) -> list[_Leaf]:
-    columns = ([jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees)
-    return [_Leaf(*column) for column in zip(*columns, strict=True)]
+def _dtype_of_first(leaf: tuple[jax.Array, ...], streams: Streams) -> Any:
+    """The dtype of a leaf's first result, which does not heed those that are weak."""
+    return leaf[0].dtype if streams.has_params else jnp.result_type(*leaf)
 
 
 def _table(

@@ -27,7 +27,7 @@ def custom_call(
     results: Sequence[Result],
     *,
     aliases: Mapping[int, int] | None = None,
-    backend_config: str = "",
+    attributes: Mapping[str, bool | int] | None = None,
 ) -> list[Any]:
     """The results of the target, on whichever of ``runtime.PLATFORMS`` the graph runs.
 
@@ -36,14 +36,14 @@ def custom_call(
         operands: tensors of static shape, float32 or float64.
         results: the shape and the dtype of each.
         aliases: for results that take an operand's memory, the operand of each.
-        backend_config: the handler's attributes, in MLIR's notation.
+        attributes: the handler's.
     """
     module = _module(
         target,
         tuple((tuple(x.shape.as_list()), x.dtype.name) for x in operands),
         tuple(results),
         tuple((aliases or {}).items()),
-        backend_config,
+        tuple((attributes or {}).items()),
         takes_platform=len(runtime.PLATFORMS) > 1,
     )
     return list(
@@ -87,7 +87,7 @@ def _module(
     operands: tuple[Result, ...],
     results: tuple[Result, ...],
     aliases: tuple[tuple[int, int], ...],
-    backend_config: str,
+    attributes: tuple[tuple[str, bool | int], ...],
     *,
     takes_platform: bool,
 ) -> str:
@@ -96,6 +96,16 @@ def _module(
     def tensor_type(shape: Shape, dtype: str) -> str:
         return "tensor<" + "".join(f"{size}x" for size in shape) + _ELEMENTS[dtype] + ">"
 
+    # Without layouts XLA hands over each operand as it lies: on a GPU the gradients of convolutions
+    # and of transposed products are not row by row.
+    def row_by_row(shapes: Sequence[Result]) -> str:
+        orders = (list(reversed(range(len(shape)))) for shape, _ in shapes)
+        return ", ".join(f"dense<{order or ''}> : tensor<{len(order)}xindex>" for order in orders)
+
+    config = ", ".join(
+        f"{name} = {str(value).lower()}" + ("" if isinstance(value, bool) else " : i64")
+        for name, value in attributes
+    )
     operand_types = [tensor_type(*operand) for operand in operands]
     types = ", ".join(tensor_type(*result) for result in results)
     operand_aliases = ", ".join(
@@ -116,7 +126,9 @@ module @nadam_xla {{
   func.func public @main({", ".join(parameters)}) -> ({types}) {{
     {bound} = stablehlo.custom_call @{target}({", ".join(names)}) {{
       api_version = 4 : i32,
-      backend_config = {{{backend_config}}},
+      backend_config = {{{config}}},
+      operand_layouts = [{row_by_row(operands)}],
+      result_layouts = [{row_by_row(results)}],
       output_operand_aliases = [{operand_aliases}]
     }} : ({", ".join(operand_types)}) -> ({types})
     return {returned} : {types}

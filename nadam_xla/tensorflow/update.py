@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from nadam_xla.calls import calls
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.streams import STREAMS, Streams
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 
@@ -48,7 +49,7 @@ def nadam_update(
             coefficient is neither a scalar nor such a vector.
     """
     runtime.check_available()
-    groups = {"params": params, "grads": grads, "mu": mu, "nu": nu}
+    groups = dict(zip(STREAMS, (params, grads, mu, nu), strict=True))
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
@@ -96,16 +97,15 @@ def check_leaves(name: str, tensors: Tensors) -> None:
 def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     """One custom call; ``leaves`` and the results are grouped as its operands and results are."""
     shapes = [tuple(x.shape.as_list()) for x in leaves[0]]
-    n = len(shapes)
-    updated = [*range(1, 1 + n), *range(1 + 2 * n, 1 + 4 * n)]  # params, mu and nu
+    n, streams = len(shapes), Streams()
     results = custom_call(
         UPDATE_TARGET,
         [table, *(tf.cast(x, dtype) for group in leaves for x in group)],
-        [(shape, dtype) for shape in shapes * 3],
-        aliases=dict(enumerate(updated)),
-        backend_config="returns_change = false, first_row = 0 : i64",
+        [(shape, dtype) for shape in shapes * len(streams.overwritten)],
+        aliases={result: 1 + operand for operand, result in streams.aliases(n).items()},
+        attributes=streams.attributes(),
     )
-    return [results[i * n : (i + 1) * n] for i in range(3)]
+    return [results[i : i + n] for i in range(0, len(results), n)]
 
 
 def _table(coefficients: Coefficients, dtype: str, indices: list[int], tensors: int) -> Any:

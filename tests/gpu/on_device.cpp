@@ -236,7 +236,7 @@ class Update {
     for (std::int64_t k = 0; k < options_.batch * length; ++k) {
       const std::int64_t row = k / length * rows_ + (rows_ == 1 ? 0 : leaf);
       const Row<T> coefficients =
-          nadam_xla::read_row(&table[row * nadam_xla::kRowLength], RowLayout::kV2);
+          nadam_xla::read_row(&table[row * nadam_xla::kRowLength], RowLayout::kV2, true);
       const T p = inputs[0][k], m = inputs[2][k], v = inputs[3][k];
       Updated<T> to{p, T(0), m, v};
       if (!options_.skip) to = nadam_xla::update_rule(coefficients, p, inputs[1][k], m, v);

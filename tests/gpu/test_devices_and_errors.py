@@ -46,6 +46,7 @@ def test_a_call_with_wrong_operands_is_an_exception_that_names_it() -> None:
             *[leaf] * 4,
             returns_change=np.bool_(False),
             first_row=np.int64(0),
+            streams=np.int64(15),
         )
 
 

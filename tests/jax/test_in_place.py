@@ -9,6 +9,7 @@ import pytest
 from compiled import CALL, aliased_results, copies_of_arrays
 
 from nadam_xla.jax import lowering, nadam, nadamw, primitive
+from nadam_xla.streams import Streams
 
 
 def pointers(tree: Any) -> list[int]:
@@ -72,10 +73,11 @@ def steps_of(tx: Any) -> dict[str, Any]:
     return {
         "apply": lambda params, state, grads: tx.apply(grads, state, params),
         "update": lambda params, state, grads: tx.update(grads, state, params),
+        "update without params": lambda params, state, grads: tx.update(grads, state),
     }
 
 
-@pytest.mark.parametrize("step", ["apply", "update"])
+@pytest.mark.parametrize("step", ["apply", "update", "update without params"])
 def test_arguments_that_are_not_donated_stay_as_they_are_and_are_not_copied(step: str) -> None:
     """Aliased, XLA would copy every one of them before the call."""
     tx = nadam(1e-3)
@@ -88,6 +90,22 @@ def test_arguments_that_are_not_donated_stay_as_they_are_and_are_not_copied(step
     assert not np.array_equal(first[0], params[0])
     assert new_state.count == 1
     assert copies_of_arrays(compiled.lower(*arguments).compile().as_text()) == 0
+
+
+def test_without_parameters_the_changes_take_the_memory_of_the_gradients() -> None:
+    """They are no operand then; the gradients in their place would have to be copied."""
+    tx = nadam(1e-3)
+    grads = params_of(3)
+    state = tx.init(grads)
+    step = jax.jit(tx.update, donate_argnums=(0, 1))
+    compiled = step.lower(grads, state).compile()
+    assert copies_of_arrays(compiled.as_text()) == 0
+    assert len(aliased_results(compiled.as_text())) >= 3 * 3
+    expected, _ = tx.update(grads, state, grads)
+    before = pointers(grads), pointers(state.mu), pointers(state.nu)
+    changes, state = step(grads, state)
+    assert (pointers(changes), pointers(state.mu), pointers(state.nu)) == before
+    jax.tree.map(np.testing.assert_array_equal, changes, expected)
 
 
 def test_a_product_with_parameters_that_were_overwritten_is_that_of_the_new_ones() -> None:
@@ -124,11 +142,11 @@ def test_the_primitive_checks_what_reaches_it_past_the_functions_above() -> None
     x = jnp.ones((2, 3))
     table = jnp.ones((1, 1, 15))
     for operands, message in [
-        ((table, x, x, x), "it takes four groups"),
+        ((table, x, x, x), "it takes as many of each of params, grads, mu, nu"),
         ((table[..., :5], x, x, x, x), "a table of the shape"),
         ((table, x, x.T, x, x), r"operand 2; it must have the shape \(2, 3\)"),
-        ((table, x, x.astype(jnp.float16), x, x), "operand 2; .* dtype float32"),
+        ((table, x, x.astype(jnp.int32), x, x), "operand 2; .* a floating dtype"),
         ((jnp.ones((5, 1, 15)), x, x, x, x), "first axis must be the table's batch of 5"),
     ]:
         with pytest.raises(TypeError, match=message):
-            primitive.bind(*operands, returns_change=False)
+            primitive.bind(*operands, streams=Streams())

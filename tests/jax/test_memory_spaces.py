@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from nadam_xla.jax import nadam, nadam_update, primitive, sum_squares
+from nadam_xla.streams import Streams
 
 HOST, DEVICE = jax.memory.Space.Host, jax.memory.Space.Device
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": jnp.ones([])}
@@ -82,7 +83,7 @@ def test_the_primitive_looks_at_memory_too() -> None:
     w = jnp.ones((4, 3))
     leaves = w, w, jax.device_put(w, HOST), w
     with pytest.raises(TypeError, match="operand 3; it must be in the memory"):
-        primitive.bind(jnp.ones((1, 1, 15)), *leaves, returns_change=False)
+        primitive.bind(jnp.ones((1, 1, 15)), *leaves, streams=Streams())
 
 
 @pytest.mark.parametrize("step", [apply, update])

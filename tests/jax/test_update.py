@@ -138,6 +138,7 @@ def test_the_reference_rule_equals_the_kernel_to_rounding() -> None:
                 *(x for g in groups for x in g),
                 returns_change=np.bool_(change),
                 first_row=np.int64(0),
+                streams=np.int64(15),
             )
             for a, b in zip(kernel, reference, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)

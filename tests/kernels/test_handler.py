@@ -16,7 +16,8 @@ K = 15
 def call(
     operands: Sequence[np.ndarray], results: Sequence[jax.ShapeDtypeStruct], **attributes: object
 ) -> list[jax.Array]:
-    attributes = {"returns_change": np.bool_(False), "first_row": np.int64(0), **attributes}
+    all_streams = {"streams": np.int64(0b1111), "returns_change": np.bool_(False)}
+    attributes = {"first_row": np.int64(0), **all_streams, **attributes}
     return jax.ffi.ffi_call("nadam_xla_update_v2", list(results))(*operands, **attributes)
 
 
@@ -164,7 +165,7 @@ def test_an_infinite_gradient_is_clamped_since_version_2(target: str, is_clamped
     leaves[1] = [np.inf, -np.inf, np.nan]
     table = row if target == "v2" else np.delete(row, [3, 5, 7], axis=-1)
     update = jax.ffi.ffi_call(f"nadam_xla_update_{target}", like(*leaves[:3]))
-    attributes = {"first_row": np.int64(0)} if target == "v2" else {}
+    attributes = {"first_row": np.int64(0), "streams": np.int64(15)} if target == "v2" else {}
     _, mu, _ = update(table, *leaves, returns_change=np.bool_(False), **attributes)
     np.testing.assert_array_equal(np.isfinite(mu), [is_clamped, is_clamped, False])
 
@@ -179,6 +180,39 @@ def test_a_call_may_use_some_rows_of_a_table_and_wait_for_an_array() -> None:
         params, _, mu, nu = oracle.rule(row, *leaves[i::2])
         for group, expected in enumerate((params, mu, nu)):
             np.testing.assert_array_equal(found[2 * group + i], expected)
+
+
+def test_without_parameters_they_are_zero_and_the_change_is_the_first_result() -> None:
+    rng = np.random.default_rng(0)
+    row = oracle.rows(rng, (1, 1), "float32")
+    leaves = np.abs(rng.normal(size=(3, 1000))).astype(np.float32)
+    found = call(
+        [row, *leaves],
+        like(*leaves),
+        streams=np.int64(0b1110),
+        returns_change=np.bool_(True),
+    )
+    _, *expected = oracle.rule(row[0, 0], np.zeros(1000, np.float32), *leaves)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("streams", "returns_change", "message"),
+    [
+        (0b1110, False, "returns_change is false; it must be true where streams lacks params"),
+        (0b1101, True, "streams has unknown bits, or lacks some: .* of params, grads, mu, nu"),
+        (0b11111, True, "streams has unknown bits"),
+        (-1, True, "streams has unknown bits"),
+        (0, True, "streams has unknown bits"),
+    ],
+)
+def test_streams_that_there_are_not_are_an_error(
+    streams: int, returns_change: bool, message: str
+) -> None:
+    attributes = {"streams": np.int64(streams), "returns_change": np.bool_(returns_change)}
+    with pytest.raises(Exception, match=f"nadam_xla_update_v2: .*{message}"):
+        jax.block_until_ready(call([f32(1, 1, K), *[x] * 4], like(x, x, x), **attributes))
 
 
 @pytest.mark.parametrize("first_row", [-1, 4, 2**62])

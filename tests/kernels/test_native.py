@@ -11,10 +11,15 @@ from processes import output_of
 
 from nadam_xla import _native
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.streams import STREAMS
 
 
 def test_both_languages_lay_out_the_row_alike() -> None:
     assert _native.row_fields() == list(Coefficients._fields)
+
+
+def test_both_languages_name_the_streams_alike() -> None:
+    assert _native.stream_names() == list(STREAMS)
 
 
 def test_the_ffi_is_the_oldest_that_any_supported_runtime_has() -> None:

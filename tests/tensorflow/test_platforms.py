@@ -32,6 +32,22 @@ def test_the_sums_of_squares_leave_the_workspace_to_gpus() -> None:
     assert [float(total) for total in sums] == [25.0, 4.0]
 
 
+def test_the_call_takes_and_makes_arrays_that_lie_row_by_row() -> None:
+    """Where it does not say so, XLA hands a GPU's handler each array as it happens to lie."""
+    leaves = [tf.ones(shape) for shape in ((), (3,), (2, 3, 4, 5))]
+    row = Coefficients(*[tf.constant(0.5)] * len(Coefficients._fields))
+    update = tf.function(nadam_update).get_concrete_function(row, *[leaves] * 4)
+    (call,) = (op for op in update.graph.get_operations() if op.type == "XlaCallModule")
+    text = call.get_attr("module").decode()
+    table = "dense<[2, 1, 0]> : tensor<3xindex>"
+    of_leaves = (
+        "dense<> : tensor<0xindex>, dense<[0]> : tensor<1xindex>,"
+        " dense<[3, 2, 1, 0]> : tensor<4xindex>"
+    )
+    assert f"operand_layouts = [{table}, {', '.join([of_leaves] * 4)}]" in text
+    assert f"result_layouts = [{', '.join([of_leaves] * 3)}]" in text
+
+
 def test_the_module_serves_both() -> None:
     graph = tf.function(lambda x: sum_squares([x])).get_concrete_function(tf.ones(3)).graph
     (call,) = (op for op in graph.get_operations() if op.type == "XlaCallModule")

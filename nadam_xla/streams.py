@@ -1,0 +1,80 @@
+"""Which arrays the leaves of an update consist of, and in which order they travel.
+
+Every layer reads it here: the primitive and its transformations, the partitioning, the module that
+TensorFlow is given. The native decoder has the same in kernels/streams.h.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+STREAMS = ("params", "grads", "mu", "nu")
+"""All that a leaf may have, in the order of travel: one stream of all leaves, then the next."""
+
+
+class Streams(NamedTuple):
+    """What is there for each leaf of an update, and what its first result is.
+
+    Attributes:
+        has_params: without them, they are zero wherever the rule reads them, and the first result
+            is the change.
+        returns_change: the first result is the change of the parameters, in the memory of the
+            gradients; otherwise the new parameters, in that of the old ones.
+    """
+
+    has_params: bool = True
+    returns_change: bool = False
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The streams that are there, in the order of travel."""
+        return STREAMS if self.has_params else STREAMS[1:]
+
+    @property
+    def overwritten(self) -> tuple[str, ...]:
+        """For each result of a leaf, the stream whose memory it may take."""
+        return ("grads" if self.returns_change else "params", "mu", "nu")
+
+    def leaves(self, operands: int) -> int:
+        """Of how many leaves these operands are; one operand more may be awaited by the call."""
+        return operands // len(self.operands)
+
+    def by_name(self, operands: Sequence[T]) -> dict[str, Sequence[T]]:
+        """The operands of each stream, without one that is awaited.
+
+        Args:
+            operands: all of them, without the table.
+        """
+        n = self.leaves(len(operands))
+        return {name: operands[i * n : (i + 1) * n] for i, name in enumerate(self.operands)}
+
+    def awaited(self, operands: Sequence[T]) -> Sequence[T]:
+        """The operand that the call waits for and does not read, where there is one."""
+        return operands[self.leaves(len(operands)) * len(self.operands) :]
+
+    def aliases(self, leaves: int) -> dict[int, int]:
+        """For each operand whose memory a result may take, that result; without the table."""
+        places = self.by_name(range(len(self.operands) * leaves))
+        taken = (place for name in self.overwritten for place in places[name])
+        return {operand: result for result, operand in enumerate(taken)}
+
+    def attributes(self, first_row: int = 0) -> Mapping[str, bool | int]:
+        """Those of ``nadam_xla_update_v2``.
+
+        Args:
+            first_row: of the leaves' rows in a table that has more than one.
+        """
+        present = sum(1 << STREAMS.index(name) for name in self.operands)
+        return {"streams": present, "returns_change": self.returns_change, "first_row": first_row}
+
+
+def of_leaves(groups: int, chosen: Sequence[int], leaves: int) -> list[int]:
+    """Where the arrays of some of the leaves stand among those of all.
+
+    Args:
+        groups: how many arrays a leaf has there.
+        chosen: the leaves.
+        leaves: how many there are.
+    """
+    return [group * leaves + leaf for group in range(groups) for leaf in chosen]
