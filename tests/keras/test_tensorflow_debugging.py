@@ -58,7 +58,6 @@ optimizer.apply([tf.ones(3)], [variable])
 @pytest.mark.parametrize(
     ("how", "arguments"),
     [
-        ("early", {}),
         ("late", {"weight_decay": 0.1, "clipnorm": 1.0}),
         ("early", {"gradient_accumulation_steps": 2}),
     ],

@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam, nadam_update, nadamw, sum_squares
 
-set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 TX = nadam(0.1)
 MESH = {"pop": 4, "x": 2}
 
@@ -27,7 +26,7 @@ def mesh() -> jax.sharding.Mesh:
 
 @pytest.fixture
 def entered(mesh: jax.sharding.Mesh) -> Iterator[jax.sharding.Mesh]:
-    with set_mesh(mesh):
+    with jax.set_mesh(mesh):
         yield mesh
 
 

@@ -14,15 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from nadam_xla.jax import nadam, nadamw, sum_squares
 
-set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 NUMBERS = {"learning_rate": 0.1, "b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.1}
 
 
-@pytest.fixture(params=[P("data"), P(None, "model"), P("data", "model")], ids=str)
+@pytest.fixture(params=[P(None, "model"), P("data", "model")], ids=str)
 def leaves(request: pytest.FixtureRequest) -> Any:
     """A parameter and its gradient, cut over a mesh with explicit axes."""
     kinds = (AxisType.Explicit,) * 2
-    with set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)):
+    with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)):
         rng = np.random.default_rng(0)
         values = (jnp.asarray(rng.normal(size=(8, 4)), jnp.float32) for _ in range(2))
         yield tuple(jax.device_put(x, request.param) for x in values)
@@ -39,19 +38,21 @@ def by_apply(tx: Any, params: jax.Array, grads: jax.Array, state: Any) -> jax.Ar
     return tx.apply(grads, state, params)[0]
 
 
-@pytest.mark.parametrize("take", [by_update, by_apply])
+@pytest.mark.parametrize(
+    ("take", "derivative"), [(by_update, jax.jacfwd), (by_apply, jax.grad)], ids=["update", "apply"]
+)
 @pytest.mark.parametrize("name", NUMBERS)
-def test_by_a_hyperparameter(leaves: Any, take: Callable[..., Any], name: str) -> None:
+def test_by_a_hyperparameter(
+    leaves: Any, take: Callable[..., Any], derivative: Callable[..., Any], name: str
+) -> None:
     def after(make: Any, value: Any) -> jax.Array:
         state = make(**NUMBERS).init(leaves[0])
         return jnp.sum(take(make(**{**NUMBERS, name: value}), *leaves, state) ** 2)
 
-    for derivative in (jax.grad, jax.jacfwd):
-        ours, theirs = (
-            jax.jit(derivative(partial(after, make)))(NUMBERS[name])
-            for make in (nadamw, optax.nadamw)
-        )
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours, theirs = (
+        jax.jit(derivative(partial(after, make)))(NUMBERS[name]) for make in (nadamw, optax.nadamw)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("take", [by_update, by_apply])

@@ -16,7 +16,6 @@ from nadam_xla.jax import nadam, sum_squares, zero1_shardings
 TX = nadam(1e-2, eps=1e-3)
 SHAPES = {"kernel": (16, 8), "bias": (8,), "scale": ()}
 assert_close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
-set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 
 
 def arrays(seed: int) -> dict[str, jax.Array]:
@@ -47,7 +46,7 @@ class TestExplicitAxes:
 
     def test_types_and_values(self) -> None:
         layout = {"kernel": P("data"), "bias": P("data"), "scale": P()}
-        with set_mesh(mesh(AxisType.Explicit)):
+        with jax.set_mesh(mesh(AxisType.Explicit)):
             params, grads = (jax.device_put(arrays(i), layout) for i in range(2))
             step = jax.jit(apply, donate_argnums=(0, 1))
             state = jax.jit(TX.init)(params)
@@ -67,7 +66,7 @@ class TestExplicitAxes:
 
     def test_sums_of_squares(self) -> None:
         tree = arrays(0)
-        with set_mesh(mesh(AxisType.Explicit)):
+        with jax.set_mesh(mesh(AxisType.Explicit)):
             cut = {
                 name: jax.device_put(x, P("data") if x.ndim else P()) for name, x in tree.items()
             }
