@@ -1,5 +1,6 @@
 // The Python module nadam_xla._native_cuda: the CUDA handlers, and facts about this build.
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nanobind/nanobind.h>
 
 #include "kernels/bindings/registration.h"
@@ -13,10 +14,19 @@ namespace {
 
 nb::tuple version(const int number) { return nb::make_tuple(number / 1000, number % 1000 / 10); }
 
-// The newest CUDA that the driver can run; (0, 0) where there is no driver.
+// The newest CUDA that the driver can run; (0, 0) where there is no driver. The driver itself is
+// asked: the runtime's function starts it, and after that CUDA_VISIBLE_DEVICES has no effect, and
+// processes that are forked cannot use the GPU.
 nb::tuple driver_version() {
+  using GetVersion = int (*)(int*);
+  constexpr int kSuccess = 0;
+  // Never closed: whatever uses a GPU in this process needs it too.
+  void* const driver = ::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  void* const symbol = driver == nullptr ? nullptr : ::dlsym(driver, "cuDriverGetVersion");
   int number = 0;
-  return version(cudaDriverGetVersion(&number) == cudaSuccess ? number : 0);
+  const bool is_known =
+      symbol != nullptr && reinterpret_cast<GetVersion>(symbol)(&number) == kSuccess;
+  return version(is_known ? number : 0);
 }
 
 }  // namespace

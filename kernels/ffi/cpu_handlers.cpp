@@ -62,9 +62,10 @@ auto bind_update() {
 
 // The workspace that a GPU needs for the same call stays as it is.
 Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
-                  xla::ffi::Result<AnyBuffer> sums, RemainingRets /* workspace */) {
+                  xla::ffi::Result<AnyBuffer> sums, const RemainingRets workspace) {
   return run_typed(kSumSquaresTarget, "the result", sums->element_type(), [&](auto element) {
     using T = decltype(element);
+    if (workspace.size() != 0) decode_workspace(workspace);
     cpu::sum_squares(decode_sum_squares<T>(leaves, *sums), XlaPool(threads));
   });
 }

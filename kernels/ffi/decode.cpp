@@ -238,7 +238,8 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyB
 
 Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
   if (results.size() != 1) {
-    refuse("got ", 1 + results.size(), " results; on a GPU it must have two: sums, workspace");
+    refuse("got ", 1 + results.size(),
+           " results; it must have the sums alone (not on a GPU), or sums and workspace");
   }
   const AnyBuffer workspace = Results(results)[0];
   if (workspace.element_type() != DataType::U8) {

@@ -1,7 +1,7 @@
 """How the primitive reaches XLA: a custom call where there is a kernel, else plain StableHLO."""
 
 import re
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,23 @@ _lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
 def has_kernel(platform: str, ctx: Any) -> bool:
     """Whether a program for this platform can call the kernels.
 
-    One that runs in this process needs those of this installation; an exported one will find its
-    own where it is run.
+    One that runs in this process needs those of this installation, and GPUs that can run them; an
+    exported one will find its own where it is run.
     """
-    for_export = ctx.module_context.lowering_parameters.for_export
-    return platform in (PLATFORMS_WITH_KERNEL if for_export else native.MODULES)
+    if ctx.module_context.lowering_parameters.for_export:
+        return platform in PLATFORMS_WITH_KERNEL
+    return platform in native.MODULES and (platform != "cuda" or _gpus_can_run_kernels())
+
+
+@cache
+def _gpus_can_run_kernels() -> bool:
+    try:
+        gpus: Any = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return True  # lowered for others
+    versions = (gpu.compute_capability.split(".") for gpu in gpus)
+    found = [(int(major), int(minor)) for major, minor in versions]
+    return native.has_code_for(native.MODULES["cuda"], found)
 
 
 def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:

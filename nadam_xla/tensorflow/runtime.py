@@ -25,7 +25,10 @@ _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 def _platforms() -> tuple[str, ...]:
     """The platforms of this process that have kernels, as TensorFlow's XLA names them."""
     has_cuda = "cuda" in native.MODULES and tf.test.is_built_with_cuda()
-    if has_cuda and tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU") if has_cuda else []
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    found = [d["compute_capability"] for d in details if "compute_capability" in d]
+    if gpus and native.has_code_for(native.MODULES["cuda"], found):
         return ("CPU", "CUDA")
     return ("CPU",)
 

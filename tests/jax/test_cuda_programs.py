@@ -1,6 +1,8 @@
 """Programs for CUDA, compiled as far as a machine without a GPU can: to StableHLO."""
 
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import pytest
 
 from nadam_xla import native
 from nadam_xla.calls import calls
-from nadam_xla.jax import nadam, sum_squares
+from nadam_xla.jax import lowering, nadam, sum_squares
 
 UPDATE, SUM_SQUARES = "nadam_xla_update_v2", "nadam_xla_sum_squares_v1"
 KNOWN = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (UPDATE, SUM_SQUARES)]
@@ -49,6 +51,24 @@ def test_without_the_cuda_module_a_gpu_runs_plain_stablehlo(
         module = module_for("cuda", function, *arguments)
         assert module.count(f"custom_call @{name}") == has_module
         assert ("custom_call" in module) == has_module
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "runs"), [(["7.5"], True), (["9.0", "13.1"], True), (["9.0", "7.0"], False)]
+)
+def test_gpus_that_are_too_old_run_plain_stablehlo_and_a_warning_says_so(
+    capabilities: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [SimpleNamespace(compute_capability=capability) for capability in capabilities]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: gpus)
+    lowering._gpus_can_run_kernels.cache_clear()
+    says_so = pytest.warns(
+        UserWarning, match=r"capability 7\.5 and later, and there is one of 7\.0"
+    )
+    with nullcontext() if runs else says_so:
+        module = module_for("cuda", step, LEAVES, nadam(1e-3).init(LEAVES), LEAVES)
+    lowering._gpus_can_run_kernels.cache_clear()
+    assert ("custom_call" in module) == runs
 
 
 def test_an_exported_program_finds_the_kernels_where_it_is_run(

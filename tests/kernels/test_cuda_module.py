@@ -1,5 +1,6 @@
 """The CUDA module as a machine without a GPU sees it: handlers, errors and machine code."""
 
+import os
 import re
 import subprocess
 from collections import defaultdict
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from processes import output_of
 
 from nadam_xla.native import MODULES, driver_can_run
 
@@ -20,7 +22,7 @@ if "cuda" not in MODULES:
 from nadam_xla import _native_cuda, _native_cuda_testing
 
 TARGETS = {"nadam_xla_update_v1", "nadam_xla_update_v2", "nadam_xla_sum_squares_v1"}
-ARCHITECTURES = {80, 86, 89, 90, 100, 120}
+ARCHITECTURES = {75, 80, 86, 89, 90, 100, 120}
 
 
 def test_it_has_the_handlers_of_the_cpu() -> None:
@@ -44,19 +46,69 @@ def test_xla_may_record_the_calls_in_a_cuda_graph() -> None:
         ((13, 0), (13, 5), True),
         ((13, 1), (12, 9), True),
         ((12, 9), (13, 0), False),
+        ((12, 0), (12, 0), True),
+        ((12, 1), (12, 9), True),
+        ((12, 0), (12, 1), False),
     ],
 )
 def test_a_driver_that_is_too_old_is_no_reason_to_fail(
     driver: tuple[int, int], toolkit: tuple[int, int], runs: bool
 ) -> None:
     module = SimpleNamespace(driver_version=lambda: driver, TOOLKIT_VERSION=toolkit)
-    expected = nullcontext() if runs else pytest.warns(UserWarning, match=r"CUDA 13\.0.*12\.9 at")
-    with expected:
+    (built, too_old) = (re.escape(f"{major}.{minor}") for major, minor in (toolkit, driver))
+    warns = pytest.warns(UserWarning, match=f"CUDA {built}.*{too_old} at")
+    with nullcontext() if runs else warns:
         assert driver_can_run(module) == runs
 
 
 def test_the_driver_is_asked() -> None:
     assert all(isinstance(number, int) for number in _native_cuda.driver_version())
+
+
+# As much of a driver as CUDA's runtime needs to start it.
+DRIVER_THAT_LOGS = """
+#include <cstdio>
+#include <cstdlib>
+#include <dlfcn.h>
+
+namespace {
+int log(const char* name) {
+  if (std::FILE* const file = std::fopen(std::getenv("CALLS"), "a")) {
+    std::fprintf(file, "%s\\n", name);
+    std::fclose(file);
+  }
+  return 0;
+}
+}  // namespace
+
+extern "C" int cuInit(unsigned) { return log("cuInit"); }
+extern "C" int cuDriverGetVersion(int* version) {
+  *version = 99000;
+  return log("cuDriverGetVersion");
+}
+extern "C" int cuGetProcAddress_v2(const char* name, void** function, int, unsigned long, int*) {
+  *function = dlsym(dlopen("libcuda.so.1", RTLD_LAZY), name);
+  return log("cuGetProcAddress");
+}
+"""
+
+
+def test_an_import_asks_the_driver_for_its_version_and_does_not_start_it(tmp_path: Path) -> None:
+    """Once it is started, CUDA_VISIBLE_DEVICES has no effect, and no fork can use the GPU."""
+    source, calls = tmp_path / "driver.cpp", tmp_path / "calls"
+    source.write_text(DRIVER_THAT_LOGS)
+    compiler = os.environ.get("CXX", "c++")
+    library = str(tmp_path / "libcuda.so.1")
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", library], check=True)
+    environment = {
+        "CALLS": str(calls),
+        "LD_LIBRARY_PATH": f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+    }
+    printed = output_of(
+        "from nadam_xla.native import MODULES; print(*MODULES)", environment=environment
+    )
+    assert printed.split() == ["cpu", "cuda"]
+    assert calls.read_text().split() == ["cuDriverGetVersion"]
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU, so nothing fails")

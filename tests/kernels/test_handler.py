@@ -221,3 +221,25 @@ def test_rows_outside_of_the_table_are_an_error(first_row: int) -> None:
     message = rf"coefficients is F32\[1,5,15\]; .* from row {first_row} on"
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(call(operands, like(*[x] * 6), first_row=np.int64(first_row)))
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ([f32(2)], r"the workspace is F32\[2\]; it must be U8"),
+        ([f32(2)] * 2, "got 3 results; it must have the sums alone"),
+    ],
+)
+def test_results_that_nobody_would_write_are_an_error(
+    further: list[np.ndarray], message: str
+) -> None:
+    results = like(f32(1), *further)
+    sums = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", results)
+    with pytest.raises(Exception, match=f"nadam_xla_sum_squares_v1: {message}"):
+        jax.block_until_ready(sums(x))
+
+
+def test_a_workspace_for_a_gpu_stays_as_it_is() -> None:
+    results = [*like(f32(1)), jax.ShapeDtypeStruct((8,), np.uint8)]
+    sums, _ = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", results)(np.float32([3, 4]))
+    assert sums == [25]
