@@ -16,7 +16,7 @@ enum class Returns { kParams, kChange };
 // input or memory that overlaps none of the inputs.
 template <typename T>
 struct Streams {
-  const T* params;  // where a call has none, the gradients, for no row of it multiplies them
+  const T* params;  // where a call has none, its gradients: nothing reads them as parameters
   const T* grads;
   const T* mu;
   const T* nu;

@@ -54,9 +54,9 @@ def step(request: pytest.FixtureRequest) -> Any:
 
 
 def after(step: Callable[..., Any], tx: Any, params: Any, *grads: Any) -> tuple[Any, Any]:
-    state = tx.init(params)
+    state, compiled = tx.init(params), jax.jit(partial(step, tx))
     for grad in grads:
-        params, state = jax.jit(partial(step, tx))(grad, state, params)
+        params, state = compiled(grad, state, params)
     return params, state
 
 
@@ -119,9 +119,10 @@ def test_a_model_with_an_infinite_mask_trains(step: Callable[..., Any]) -> None:
     curves = []
     for tx, take in ((optax.nadam(1e-2), ours_by_update), (nadam(1e-2), step)):
         trained, state, losses = model, tx.init(model), []
+        compiled = jax.jit(partial(take, tx))
         for _ in range(5):
             loss, grads = loss_and_grads(trained)
-            trained, state = jax.jit(partial(take, tx))(grads, state, trained)
+            trained, state = compiled(grads, state, trained)
             losses.append(loss)
         curves.append(losses)
     assert np.isfinite(curves[0]).all()
@@ -141,8 +142,9 @@ def test_a_gradient_whose_square_overflows_stops_a_parameter_and_no_more(
     np.testing.assert_allclose(new[1], expected[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("b2", [0.0, 1e-6, 1e-3, 0.5])
-@pytest.mark.parametrize("b1", [0.0, 1e-6, 0.9])
+@pytest.mark.parametrize(
+    ("b1", "b2"), [(0.9, 0.0), (0.9, 1e-6), (0.0, 1e-3), (1e-6, 0.5), (0.0, 0.0)]
+)
 def test_small_decay_rates_do_not_lose_a_small_gradient(
     step: Callable[..., Any], b1: float, b2: float
 ) -> None:
