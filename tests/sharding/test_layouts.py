@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import compiled as program
@@ -29,7 +30,7 @@ SHAPES = {
 COLUMNS = {"layer": P(None, "model"), "bias": P("model"), "head": P("model")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """A mesh, the specs of the parameters that are cut, and the axis of ZeRO-1's moments."""
 
@@ -114,6 +115,10 @@ def loss_of(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return jnp.mean(logits**2) + jnp.mean(odd**2) + jnp.sum(params["empty"])
 
 
+def update_alone(apply: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda params, state, grads: apply(grads, state, params)
+
+
 def training_step(apply: Callable[..., Any]) -> Callable[..., Any]:
     def step(params: Any, state: Any, x: jax.Array) -> tuple[Any, Any, jax.Array]:
         loss, grads = jax.value_and_grad(loss_of)(params, x)
@@ -124,22 +129,38 @@ def training_step(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Compiled:
-    """A step on a layout's mesh, with arguments for it."""
+    """A step on a layout's mesh."""
 
     def __init__(self, layout: Layout, optimizer: str, *, with_loss: bool) -> None:
-        tx, apply = OPTIMIZERS[optimizer]
-        self.shardings = layout.params(), layout.state(tx)
-        self.params = jax.device_put(arrays(0), self.shardings[0])
-        self.state = jax.jit(tx.init, out_shardings=self.shardings[1])(self.params)
-        if with_loss:
-            step, self.last = training_step(apply), jax.device_put(batch(0), layout.batch())
-        else:
-            step = lambda params, state, grads: apply(grads, state, params)  # noqa: E731
-            self.last = jax.device_put(arrays(1), self.shardings[0])
+        self._layout, self._tx = layout, OPTIMIZERS[optimizer][0]
+        self.shardings = layout.params(), layout.state(self._tx)
+        step = (training_step if with_loss else update_alone)(OPTIMIZERS[optimizer][1])
         wanted = (*self.shardings, None) if with_loss else self.shardings
         jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=wanted)
-        self.run = jitted.lower(self.params, self.state, self.last).compile()
+        last = self.batch() if with_loss else self.grads()
+        self.run = jitted.lower(*self.start(), last).compile()
         self.text = self.run.as_text()
+
+    def start(self) -> tuple[Any, Any]:
+        """Parameters and a state, to be donated."""
+        params = jax.device_put(arrays(0), self.shardings[0])
+        return params, jax.jit(self._tx.init, out_shardings=self.shardings[1])(params)
+
+    def grads(self) -> Any:
+        return jax.device_put(arrays(1), self.shardings[0])
+
+    def batch(self, seed: int = 0) -> jax.Array:
+        return jax.device_put(batch(seed), self._layout.batch())
+
+
+@cache
+def compiled_step(layout: Layout, optimizer: str, *, with_loss: bool) -> Compiled:
+    return Compiled(layout, optimizer, with_loss=with_loss)
+
+
+@cache
+def on_one_device(optimizer: str, *, with_loss: bool) -> Callable[..., Any]:
+    return jax.jit((training_step if with_loss else update_alone)(OPTIMIZERS[optimizer][1]))
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -164,7 +185,7 @@ class TestOptimizerAlone:
     def test_only_zero1_communicates_and_gathers_each_parameter_once(
         self, layout: Layout, optimizer: str
     ) -> None:
-        compiled = Compiled(layout, optimizer, with_loss=False)
+        compiled = compiled_step(layout, optimizer, with_loss=False)
         found = program.collectives(compiled.text)
         if layout.zero1:
             number, size = found.pop("all-gather")
@@ -174,29 +195,29 @@ class TestOptimizerAlone:
         assert compiled.text.count('custom_call_target="nadam_xla_update_v2"') == 1
 
     def test_nothing_is_copied_and_all_is_in_place(self, layout: Layout, optimizer: str) -> None:
-        compiled = Compiled(layout, optimizer, with_loss=False)
-        stock = Compiled(layout, "stock", with_loss=False)
+        compiled = compiled_step(layout, optimizer, with_loss=False)
+        stock = compiled_step(layout, "stock", with_loss=False)
         assert program.copied_bytes(compiled.text) == 0
-        results = len(jax.tree.leaves((compiled.params, compiled.state)))
+        results = len(jax.tree.leaves(compiled.shardings))
         assert program.aliased_results(compiled.text) == set(range(results))
         assert program.aliased_results(stock.text) == set(range(results))
 
     def test_each_device_computes_the_bits_of_one_device(
         self, layout: Layout, optimizer: str
     ) -> None:
-        compiled = Compiled(layout, optimizer, with_loss=False)
-        tx, apply = OPTIMIZERS[optimizer]
+        compiled = compiled_step(layout, optimizer, with_loss=False)
         params = {name: jnp.array(x) for name, x in arrays(0).items()}
-        expected = jax.jit(lambda p, s, g: apply(g, s, p))(params, tx.init(params), arrays(1))
-        results = compiled.run(compiled.params, compiled.state, compiled.last)
+        state = OPTIMIZERS[optimizer][0].init(params)
+        expected = on_one_device(optimizer, with_loss=False)(params, state, arrays(1))
+        results = compiled.run(*compiled.start(), compiled.grads())
         jax.tree.map(np.testing.assert_array_equal, results, expected)
 
 
 @pytest.mark.parametrize("optimizer", ["apply", "update"])
 class TestTrainingStep:
     def test_stock_communicates_and_copies_no_less(self, layout: Layout, optimizer: str) -> None:
-        ours = Compiled(layout, optimizer, with_loss=True).text
-        stock = Compiled(layout, "stock", with_loss=True).text
+        ours = compiled_step(layout, optimizer, with_loss=True).text
+        stock = compiled_step(layout, "stock", with_loss=True).text
         assert program.collectives(stock), "gradients or activations are reduced in every layout"
         allowed = program.collectives(stock)
         for kind, (number, size) in program.collectives(ours).items():
@@ -208,15 +229,15 @@ class TestTrainingStep:
     def test_it_trains_as_on_one_device_and_keeps_the_layout(
         self, layout: Layout, optimizer: str
     ) -> None:
-        compiled = Compiled(layout, optimizer, with_loss=True)
-        tx, apply = OPTIMIZERS[optimizer]
+        compiled = compiled_step(layout, optimizer, with_loss=True)
         params = {name: jnp.array(x) for name, x in arrays(0).items()}
-        state, one_device = tx.init(params), jax.jit(training_step(apply))
-        cut_params, cut_state = compiled.params, compiled.state
+        state = OPTIMIZERS[optimizer][0].init(params)
+        cut_params, cut_state = compiled.start()
         for seed in range(10):
-            x = jax.device_put(batch(seed), layout.batch())
-            cut_params, cut_state, cut_loss = compiled.run(cut_params, cut_state, x)
-            params, state, loss = one_device(params, state, batch(seed))
+            cut = compiled.batch(seed)
+            cut_params, cut_state, cut_loss = compiled.run(cut_params, cut_state, cut)
+            one_step = on_one_device(optimizer, with_loss=True)
+            params, state, loss = one_step(params, state, batch(seed))
             np.testing.assert_allclose(cut_loss, loss, rtol=1e-5)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
