@@ -117,10 +117,23 @@ def fold_batches(
     alike = recut(alike, [(kept[0], None, *_cut(x)[2:]) for x in alike])
 
     def unfold(result: jax.Array) -> jax.Array:
-        (split,) = recut([result.reshape(*sizes, *result.shape[1:])], [(*kept, *_cut(result)[1:])])
+        shape, rest = (*sizes, *result.shape[1:]), _cut(result)[1:]
+        split = _reshaped(result, shape, (kept[0], None, *rest))
+        (split,) = recut([split], [(*kept, *rest)])
         return jnp.swapaxes(split, 0, 1) if swapped else split
 
-    return [x.reshape(sizes[0] * sizes[1], *x.shape[2:]) for x in alike], unfold
+    def folded(x: jax.Array) -> jax.Array:
+        return _reshaped(x, (sizes[0] * sizes[1], *x.shape[2:]), (kept[0], *_cut(x)[2:]))
+
+    return [folded(x) for x in alike], unfold
+
+
+def _reshaped(x: jax.Array, shape: tuple[int, ...], cut: Cut) -> jax.Array:
+    mesh = _explicit_mesh([x])
+    if mesh is None:
+        return x.reshape(shape)
+    # JAX 0.8 does not see by itself how the result is cut where the shape has ones.
+    return jax.lax.reshape(x, shape, out_sharding=NamedSharding(mesh, spec(*cut)))
 
 
 def _cut(array: jax.Array) -> Cut:

@@ -138,7 +138,19 @@ class TestPopulations:
 
         assert_alike(population(nadam), population(optax.nadam))
 
-    @pytest.mark.parametrize("over", ["rate", "b1"])
+    @pytest.mark.parametrize(
+        "over",
+        [
+            "rate",
+            pytest.param(
+                "b1",
+                marks=pytest.mark.skipif(
+                    jax.__version_info__ < (0, 9),
+                    reason="JAX 0.8 does not differentiate a cut power, of stock's either",
+                ),
+            ),
+        ],
+    )
     def test_hypergradients(self, over: str) -> None:
         def slopes(make: Callable[..., Any]) -> Any:
             def sizes(values: jax.Array) -> jax.Array:

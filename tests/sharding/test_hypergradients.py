@@ -45,6 +45,9 @@ def by_apply(tx: Any, params: jax.Array, grads: jax.Array, state: Any) -> jax.Ar
 def test_by_a_hyperparameter(
     leaves: Any, take: Callable[..., Any], derivative: Callable[..., Any], name: str
 ) -> None:
+    if name == "eps" and derivative is jax.grad and jax.__version_info__ < (0, 9):
+        pytest.skip("JAX 0.8 does not take this derivative of stock's")
+
     def after(make: Any, value: Any) -> jax.Array:
         state = make(**NUMBERS).init(leaves[0])
         return jnp.sum(take(make(**{**NUMBERS, name: value}), *leaves, state) ** 2)
