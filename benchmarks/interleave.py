@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,27 @@ def interleave(
         turns: how many measured rounds, at least 2.
         rest: seconds of idleness before each run.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+
+    def timed(run: Callable[[], None]) -> float:
+        time.sleep(rest)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return interleave_figures({n: partial(timed, run) for n, run in contenders.items()}, turns)
+
+
+def interleave_figures(contenders: Mapping[str, Callable[[], float]], turns: int) -> Turns:
+    """Runs the contenders A B A B ... and keeps what each run returns; a first round goes unkept.
+
+    Args:
+        contenders: what to run, by name.
+        turns: how many rounds to keep, at least 2.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(turns + 1):
         for name, run in contenders.items():
-            time.sleep(rest)
-            start = time.perf_counter()
-            run()
+            figure = run()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return Turns(seconds)
+                figures[name].append(figure)
+    return Turns(figures)

@@ -1,0 +1,107 @@
+"""The networks whose whole training steps are measured, in JAX."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Network(NamedTuple):
+    """Something to train."""
+
+    name: str
+    params: Any
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array]  # of parameters, inputs, targets
+    inputs: np.ndarray
+    targets: np.ndarray
+    steps: int  # of a turn: so many that it lasts long enough to be timed
+
+
+def dense(layers: int, width: int, batch: int) -> Network:
+    """Layers without biases: the backward pass is next to nothing but two products a layer."""
+    rng = np.random.default_rng(0)
+    kernels = [
+        jnp.asarray(rng.standard_normal((width, width), np.float32) / width**0.5)
+        for _ in range(layers)
+    ]
+
+    def loss(kernels: list[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+        for kernel in kernels:
+            x = jnp.tanh(x @ kernel)
+        return jnp.mean((x - y) ** 2)
+
+    x, y = (rng.standard_normal((batch, width), np.float32) for _ in range(2))
+    return Network(f"{layers} dense layers of {width}, batch {batch}", kernels, loss, x, y, 8)
+
+
+def transformer(*, scanned: bool) -> Network:
+    """Twelve blocks of width 512 over 8 sequences of 128."""
+    module = _Transformer(scanned)
+    x, y = (np.random.default_rng(0).standard_normal((8, 128, 512), np.float32) for _ in range(2))
+    kind = "scanned" if scanned else "unrolled"
+    return _of_module(f"transformer, 12 layers of 512, {kind}", module, x, y, steps=1)
+
+
+def residual() -> Network:
+    """The leaves of ResNet-18, with groups normalized in place of batches, on 16 small images."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((16, 32, 32, 3), np.float32)
+    targets = rng.standard_normal((16, 10), np.float32)
+    return _of_module("ResNet-18, 16 images of 32x32", _Residual(), images, targets, steps=2)
+
+
+def _of_module(name: str, module: nn.Module, x: np.ndarray, y: np.ndarray, steps: int) -> Network:
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.mean((module.apply(params, x) - y) ** 2)
+
+    return Network(name, jax.jit(module.init)(jax.random.key(0), x), loss, x, y, steps)
+
+
+class _Block(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
+        h = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=8)(h, h)
+        h = nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x))
+        return x + nn.Dense(x.shape[-1])(nn.gelu(h)), None
+
+
+class _Transformer(nn.Module):
+    scanned: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.scanned:
+            blocks = nn.scan(_Block, {"params": 0}, split_rngs={"params": True}, length=12)
+            x, _ = blocks()(x, None)
+        else:
+            for _ in range(12):
+                x, _ = _Block()(x)
+        return nn.LayerNorm()(x)
+
+
+class _ResidualBlock(nn.Module):
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        strides = (self.stride, self.stride)
+        h = nn.Conv(self.width, (3, 3), strides, use_bias=False)(x)
+        h = nn.Conv(self.width, (3, 3), use_bias=False)(nn.relu(nn.GroupNorm(8)(h)))
+        if x.shape != h.shape:
+            x = nn.Conv(self.width, (1, 1), strides, use_bias=False)(x)
+        return nn.relu(x + nn.GroupNorm(8)(h))
+
+
+class _Residual(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.GroupNorm(8)(nn.Conv(64, (3, 3), use_bias=False)(x)))
+        for width in (64, 128, 256, 512):
+            x = _ResidualBlock(width, stride=1 if width == 64 else 2)(x)
+            x = _ResidualBlock(width, stride=1)(x)
+        return nn.Dense(10)(jnp.mean(x, (1, 2)))
