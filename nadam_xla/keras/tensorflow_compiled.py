@@ -2,7 +2,7 @@
 
 They are given the variables and the hyperparameters as arguments, so that neither another optimizer
 nor another number compiles anything. They stay as long as the process, for what TensorFlow's XLA
-has compiled does so too.
+has compiled does so too; each belongs to one context of TensorFlow's.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import tensorflow as tf
 from nadam_xla.keras.fused_step import State, Update, clipped_gradients, fused_step
 from nadam_xla.keras.hyperparameters import Hyperparameters
 from nadam_xla.tensorflow import nadam_update, sum_squares
-from nadam_xla.tensorflow.runtime import place
+from nadam_xla.tensorflow.runtime import current_context, place
 
 # What stock casts to the dtype of a variable. With all others it computes as they are.
 _CAST_BY_STOCK = ("iterations", "learning_rate", "beta_1", "beta_2", "weight_decay")
@@ -59,7 +59,8 @@ def update(
     """
     scalars = _Scalars.of(given)
     dtypes = tuple(grad.dtype for grad in grads)
-    compiled = _compiled_update(leaves.likeness, dtypes, decays, scalars.kinds)
+    context = current_context()
+    compiled = _compiled_update(context, leaves.likeness, dtypes, decays, scalars.kinds)
     with tf.device(leaves.device):
         product = compiled(
             leaves.handles,
@@ -76,7 +77,7 @@ def clipped(grads: Sequence[Any], given: Hyperparameters) -> list[Any]:
     """``clipped_gradients`` of dense gradients."""
     scalars = _Scalars.of(given)
     specs = tuple((tuple(grad.shape), grad.dtype) for grad in grads)
-    compiled = _compiled_clipping(specs, scalars.kinds)
+    compiled = _compiled_clipping(current_context(), specs, scalars.kinds)
     numbers = tf.constant(scalars.numbers, tf.float64)
     return compiled(list(grads), numbers, scalars.tensors)  # type: ignore[no-any-return]
 
@@ -129,6 +130,7 @@ class _Scalars(NamedTuple):
 
 @cache
 def _compiled_update(
+    _context: Any,
     likeness: tuple[Any, ...],
     grad_dtypes: tuple[Any, ...],
     decays: tuple[bool, ...],
@@ -162,7 +164,9 @@ def _compiled_update(
 
 
 @cache
-def _compiled_clipping(grads: tuple[tuple[Any, Any], ...], kinds: Hyperparameters) -> Any:
+def _compiled_clipping(
+    _context: Any, grads: tuple[tuple[Any, Any], ...], kinds: Hyperparameters
+) -> Any:
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def clipping(grads: list[Any], numbers: Any, tensors: list[Any]) -> list[Any]:
         given = _Scalars(kinds, numbers, tensors).put_together()

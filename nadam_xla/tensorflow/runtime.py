@@ -101,6 +101,14 @@ def not_instrumented() -> Iterator[None]:
             context.context().add_op_callback(callback)
 
 
+def current_context() -> Any:
+    """TensorFlow's runtime: a function that is traced in one can be run in no other.
+
+    Tests that need other devices, as Keras's own do, begin a new one.
+    """
+    return context.context()
+
+
 def place(device: str) -> str | None:
     """The device without the process that it belongs to, so that a saved graph may run in another.
 

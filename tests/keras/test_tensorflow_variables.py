@@ -185,6 +185,28 @@ def test_many_optimizers_warn_of_no_retracing(caplog: pytest.LogCaptureFixture) 
     assert not [record for record in caplog.records if "retracing" in record.getMessage()]
 
 
+NEW_CONTEXT = """
+import keras
+import numpy as np
+import tensorflow as tf
+from nadam_xla.keras import Nadam
+from tensorflow.python.eager import context
+
+for _ in range(2):
+    variable, optimizer = keras.Variable(np.ones(3, "f")), Nadam(0.1, clipnorm=1.0)
+    optimizer.apply([tf.ones(3)], [variable])
+    tf.function(lambda: optimizer.apply([tf.ones(3)], [variable]))()
+    print(variable.numpy().tolist())
+    context._reset_context()
+"""
+
+
+def test_a_new_context_of_tensorflows_compiles_its_own() -> None:
+    """Keras's tests under tf.distribute begin one, as does whoever needs other devices."""
+    first, second = output_of(NEW_CONTEXT).splitlines()
+    assert first == second
+
+
 def test_optimizers_that_share_a_step_share_no_number() -> None:
     def train(kind: Kind) -> list[Any]:
         variables = [keras.Variable(np.ones(3, "f")) for _ in range(3)]
