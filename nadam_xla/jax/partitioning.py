@@ -34,6 +34,7 @@ def _partition(
     results: Sequence[Shaped],
 ) -> tuple[Any, Any, Any, Any]:
     """The update of one shard, and the shardings that the partitioner must bring about."""
+    del results
 
     def update_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
         return _update(call, *shards)
@@ -49,7 +50,7 @@ def _partition(
     return (
         mesh,
         update_shard,
-        (*layouts,) * (len(results) // n),
+        (*layouts,) * len(call.streams.overwritten),
         (table_layout, *layouts * groups, *(x.sharding for x in call.streams.awaited(leaves))),
     )
 
@@ -75,7 +76,7 @@ def _sharding_rule(
     results: Sequence[Any],
 ) -> SdyShardingRule:
     """Each dimension of a leaf is one factor, in all its operands and results."""
-    del mesh
+    del mesh, results
     table, *leaves = (operand.shape for operand in operands)
     n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
     has_batch = table[0] != 1
@@ -90,7 +91,7 @@ def _sharding_rule(
     whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
     return SdyShardingRule(
         (_mapping("batch", "row", "coefficient"), *mappings * groups, *free),
-        mappings * (len(results) // n),
+        mappings * len(call.streams.overwritten),
         need_replication_factors=whole,
     )
 

@@ -233,11 +233,11 @@ class TestTrainingStep:
         params = {name: jnp.array(x) for name, x in arrays(0).items()}
         state = OPTIMIZERS[optimizer][0].init(params)
         cut_params, cut_state = compiled.start()
+        one_device = on_one_device(optimizer, with_loss=True)
         for seed in range(10):
-            cut = compiled.batch(seed)
-            cut_params, cut_state, cut_loss = compiled.run(cut_params, cut_state, cut)
-            one_step = on_one_device(optimizer, with_loss=True)
-            params, state, loss = one_step(params, state, batch(seed))
+            x = compiled.batch(seed)
+            cut_params, cut_state, cut_loss = compiled.run(cut_params, cut_state, x)
+            params, state, loss = one_device(params, state, batch(seed))
             np.testing.assert_allclose(cut_loss, loss, rtol=1e-5)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
