@@ -1,8 +1,4 @@
-"""The cut of an update into calls that run while the gradients of the others are still made.
-
-One call for all leaves needs all their gradients at once. Stock updates each leaf as its gradient
-is born: from the cache, and in memory that the next gradient can then have.
-"""
+"""The cut of an update into calls that run while the gradients of the others are still made."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -10,9 +6,9 @@ from typing import Any
 
 from jax.interpreters import mlir
 
-from nadam_xla.calls import in_order_of_birth
 from nadam_xla.jax.primitive import Call
-from nadam_xla.jax.program_order import ProgramOrder
+from nadam_xla.jax.program_order import add_operations
+from nadam_xla.program_order import PlannedCall, ProgramOrder, plan
 from nadam_xla.streams import of_leaves
 
 
@@ -38,18 +34,19 @@ def lower_in_calls(
     table_aval, *avals = ctx.avals_in
     is_aliased = {operand - 1 for operand in whole.aliased}  # counted without the table
     overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == table_aval.dtype]
-    order = _Order(ctx, streams.by_name(leaves)["grads"], {i: leaves[i] for i in overwritten})
     sizes = [_bytes(x) for x in streams.by_name(avals)["grads"]]
-    calls = in_order_of_birth(order.births, sizes, platform)
+    grads = streams.by_name(leaves)["grads"]
+    calls = _planned(ctx, grads, {i: leaves[i] for i in overwritten}, sizes, platform)
     has_rows = table_aval.shape[1] != 1
     if has_rows:
-        table = _rows_in_order(ctx, table, [leaf for call in calls for leaf in call])
+        table = _rows_in_order(ctx, table, [leaf for call in calls for leaf in call.leaves])
     results: list[Any] = [None] * len(ctx.avals_out)
     first_row = 0
     for call in calls:
-        own = of_leaves(len(streams.operands), call, n)
-        made = of_leaves(len(streams.overwritten), call, n)
-        awaited = [streams.operands.index("grads") * n + leaf for leaf in order.awaited_by(call)]
+        own = of_leaves(len(streams.operands), call.leaves, n)
+        made = of_leaves(len(streams.overwritten), call.leaves, n)
+        waits_for = [] if call.awaited is None else [call.awaited]
+        awaited = [streams.operands.index("grads") * n + leaf for leaf in waits_for]
         context = ctx.replace(
             avals_in=[table_aval, *(avals[i] for i in (*own, *awaited))],
             avals_out=[ctx.avals_out[i] for i in made],
@@ -60,7 +57,7 @@ def lower_in_calls(
         lowered = _widened(lower, context, table, *operands, call=static)
         for i, result in zip(made, lowered, strict=True):
             results[i] = result
-        first_row += len(call)
+        first_row += len(call.leaves)
     return results
 
 
@@ -90,41 +87,26 @@ def _converted(value: Any, aval: Any, to: Any) -> Any:
     return convert.results[0]
 
 
-class _Order:
-    """The order in which the gradients of an update are made, where the block shows it.
+def _planned(
+    ctx: Any,
+    grads: Sequence[Any],
+    overwritten: Mapping[int, Any],
+    sizes: Sequence[int],
+    platform: str,
+) -> list[PlannedCall]:
+    """The calls, in the order in which the gradients are made, where the block shows it.
 
     Args:
         ctx: the context in which the primitive is lowered.
         grads: the gradient of each leaf.
         overwritten: the operands that calls overwrite, by their numbers.
+        sizes: the bytes of each gradient.
+        platform: as :func:`nadam_xla.calls.in_order_of_birth` names it.
     """
-
-    def __init__(self, ctx: Any, grads: Sequence[Any], overwritten: Mapping[int, Any]) -> None:
-        self._n = len(grads)
-        self._grads = grads
-        self._overwritten = list(overwritten)
-        self._program: ProgramOrder | None = None
-        if not all(isinstance(grad, mlir.ir.BlockArgument) for grad in self._grads):
-            block = mlir.ir.InsertionPoint.current.block
-            self._program = ProgramOrder(block, list(overwritten.values()), _functions(ctx))
-        births = [-1 if self._program is None else self._program.birth(g) for g in self._grads]
-        self.births = births
-        self._first_born = sorted(range(self._n), key=lambda leaf: births[leaf])
-
-    def awaited_by(self, call: Sequence[int]) -> list[int]:
-        """The leaf whose gradient shows that all has been read that the call overwrites.
-
-        There is none where the call's own gradients show it, and where none does: then XLA copies
-        what it must, as it does for stock.
-        """
-        if self._program is None:
-            return []
-        own = set(call)
-        at_risk = [k for k, i in enumerate(self._overwritten) if i % self._n in own]
-        for leaf in (*call, *self._first_born):
-            if self._program.proves(self._grads[leaf], at_risk):
-                return [] if leaf in own else [leaf]
-        return []
+    order = ProgramOrder(list(overwritten.values()))
+    if not all(isinstance(grad, mlir.ir.BlockArgument) for grad in grads):
+        add_operations(order, mlir.ir.InsertionPoint.current.block, _functions(ctx))
+    return plan(order, grads, [i % len(grads) for i in overwritten], sizes, platform)
 
 
 def _functions(ctx: Any) -> dict[str, Any]:

@@ -11,13 +11,19 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from nadam_xla.calls import by_compute_dtype, compute_dtype
 from nadam_xla.keras.fused_step import State, Update, clipped_gradients, fused_step
 from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import nadam_update, sum_squares
+from nadam_xla.tensorflow.early_calls import planned_calls
 from nadam_xla.tensorflow.runtime import current_context, place
 
 # What stock casts to the dtype of a variable. With all others it computes as they are.
 _CAST_BY_STOCK = ("iterations", "learning_rate", "beta_1", "beta_2", "weight_decay")
+
+Plans = tuple[tuple[str, tuple[PlannedCall, ...]], ...]
+"""For each compute dtype the calls of its leaves."""
 
 
 class Leaves:
@@ -60,7 +66,8 @@ def update(
     scalars = _Scalars.of(given)
     dtypes = tuple(grad.dtype for grad in grads)
     context = current_context()
-    compiled = _compiled_update(context, leaves.likeness, dtypes, decays, scalars.kinds)
+    plans = _plans(leaves, grads)
+    compiled = _compiled_update(context, leaves.likeness, dtypes, decays, scalars.kinds, plans)
     with tf.device(leaves.device):
         product = compiled(
             leaves.handles,
@@ -128,6 +135,21 @@ class _Scalars(NamedTuple):
         return numbers, [tf.TensorSpec([], kind) for kind in kinds if isinstance(kind, tf.DType)]
 
 
+def _plans(leaves: Leaves, grads: Sequence[Any]) -> Plans:
+    """Of the leaves of each compute dtype, where the caller is a graph that makes the gradients.
+
+    The compiled function sees gradients as arguments, which have no order.
+    """
+    plans = []
+    params, mu, nu, _ = leaves.handles
+    for dtype, indices in by_compute_dtype([p.dtype.name for p in leaves.params]).items():
+        overwritten = [[group[i] for i in indices] for group in (params, mu, nu)]
+        planned = planned_calls([grads[i] for i in indices], overwritten)
+        if planned is not None:
+            plans.append((dtype, planned))
+    return tuple(plans)
+
+
 @cache
 def _compiled_update(
     _context: Any,
@@ -135,8 +157,14 @@ def _compiled_update(
     grad_dtypes: tuple[Any, ...],
     decays: tuple[bool, ...],
     kinds: Hyperparameters,
+    plans: Plans,
 ) -> Any:
     shapes, dtypes, product_dtype = likeness
+    planned = dict(plans)
+
+    def update_as_planned(row: Any, params: list[Any], *others: list[Any]) -> Any:
+        dtype = compute_dtype(params[0].dtype.name)
+        return nadam_update(row, params, *others, planned=planned.get(dtype))
 
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def nadam_step(
@@ -148,7 +176,7 @@ def _compiled_update(
         )
         before = State(params, mu, nu, sums or None, product)
         given = _Scalars(kinds, numbers, tensors).put_together()
-        after = fused_step(Update(nadam_update, sum_squares), before, grads, decays, given)
+        after = fused_step(Update(update_as_planned, sum_squares), before, grads, decays, given)
         for group, values in zip(handles, after[:-1], strict=True):
             for handle, value in zip(group, values or (), strict=True):
                 tf.raw_ops.AssignVariableOp(resource=handle, value=value)

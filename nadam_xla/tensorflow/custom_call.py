@@ -18,7 +18,13 @@ _CALL_MODULE_VERSION = 9
 
 _gradients: dict[str, Gradient] = {}
 
-_ELEMENTS = {"float32": "f32", "float64": "f64", "uint8": "ui8"}
+_ELEMENTS = {
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "float32": "f32",
+    "float64": "f64",
+    "uint8": "ui8",
+}
 
 
 def custom_call(
@@ -33,7 +39,7 @@ def custom_call(
 
     Args:
         target: under which the handler is registered with TensorFlow's XLA.
-        operands: tensors of static shape, float32 or float64.
+        operands: tensors of static shape and a floating dtype.
         results: the shape and the dtype of each.
         aliases: for results that take an operand's memory, the operand of each.
         attributes: the handler's.

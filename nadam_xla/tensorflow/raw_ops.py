@@ -8,7 +8,9 @@ import tensorflow as tf
 from nadam_xla import coefficients as conventions
 from nadam_xla.calls import by_compute_dtype, compute_dtype
 from nadam_xla.coefficients import Coefficients, Momentum
+from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import runtime
+from nadam_xla.tensorflow.early_calls import planned_calls
 from nadam_xla.tensorflow.update import nadam_update, scalar
 
 
@@ -254,9 +256,10 @@ def _apply(lists: Mapping[str, Sequence[Any]], scalars: _Scalars, name: str) -> 
     for dtype, of_dtype in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
         for device in dict.fromkeys(devices[i] for i in of_dtype):
             indices = [i for i in of_dtype if devices[i] == device]
-            chosen = ([group[i] for i in indices] for group in (handles, dtypes, grads))
+            chosen = [[group[i] for i in indices] for group in (handles, dtypes, grads)]
+            planned = planned_calls(chosen[-1], list(zip(*chosen[0], strict=True)))
             with tf.device(device), runtime.not_instrumented():
-                done.append(_assign(scalars.row(dtype), *chosen))
+                done.append(_assign(scalars.row(dtype), *chosen, planned))
     if tf.executing_eagerly():
         return None
     return done[0].op if len(done) == 1 else tf.group(*done)
@@ -312,7 +315,11 @@ def _checked_device(variables: dict[str, Any]) -> str | None:
 # Compiled even where the caller is not, for only then it is in place.
 @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _assign(
-    row: Coefficients, handles: list[list[Any]], dtypes: list[list[Any]], grads: list[Any]
+    row: Coefficients,
+    handles: list[list[Any]],
+    dtypes: list[list[Any]],
+    grads: list[Any],
+    planned: tuple[PlannedCall, ...] | None,
 ) -> Any:
     """Updates the variables behind the handles, three for each gradient.
 
@@ -327,7 +334,7 @@ def _assign(
         for *leaf, grad in zip(handles, dtypes, grads, strict=True)
     ]
     params, mu, nu = (list(group) for group in zip(*values, strict=True))
-    updated = zip(*nadam_update(row, params, grads, mu, nu), strict=True)
+    updated = zip(*nadam_update(row, params, grads, mu, nu, planned=planned), strict=True)
     for leaf_handles, new_values in zip(handles, updated, strict=True):
         for handle, new in zip(leaf_handles, new_values, strict=True):
             tf.raw_ops.AssignVariableOp(resource=handle, value=new)

@@ -1,15 +1,17 @@
 """The fused update over lists of tensors, as a StableHLO custom call in a TensorFlow graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.calls import calls
+from nadam_xla.calls import calls, compute_dtype
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.program_order import PlannedCall
 from nadam_xla.streams import STREAMS, Streams
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
+from nadam_xla.tensorflow.early_calls import planned_calls
 
 UPDATE_TARGET = "nadam_xla_update_v2"
 
@@ -22,6 +24,8 @@ def nadam_update(
     grads: Tensors,
     mu: Tensors,
     nu: Tensors,
+    *,
+    planned: Sequence[PlannedCall] | None = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """One fused Nadam step: the rule of :class:`nadam_xla.coefficients.Coefficients`.
 
@@ -37,6 +41,8 @@ def nadam_update(
             made dense, the slices of equal indices summed.
         mu: the first moments, of the same shapes.
         nu: the second moments, of the same shapes.
+        planned: the calls to make, each of tensors of one compute dtype. By default they follow
+            from the order in which the graph makes the gradients.
 
     Returns:
         The new parameters, first moments and second moments, each with the dtype of what was given.
@@ -53,17 +59,29 @@ def nadam_update(
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
+    kept = (tensors["params"], tensors["mu"], tensors["nu"])
     dtypes = [x.dtype.name for x in tensors["params"]]
-    for dtype, indices in calls(dtypes, runtime.CALLS_ARE_FOR):
+    for indices, awaited in planned or _planned(tensors, dtypes):
+        dtype = compute_dtype(dtypes[indices[0]])
         leaves = [[group[i] for i in indices] for group in tensors.values()]
+        waits_for = [] if awaited is None else [tensors["grads"][awaited]]
         with runtime.not_instrumented():  # infinities in the table are meant
             table = _table(coefficients, dtype, indices, len(params))
-        updated = _call(table, dtype, leaves)
-        kept = (tensors["params"], tensors["mu"], tensors["nu"])
+        updated = _call(table, dtype, leaves, waits_for)
         for i, *new in zip(indices, *updated, strict=True):
             results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
     new_params, new_mu, new_nu = ([r[i] for r in results] for i in range(3))
     return new_params, new_mu, new_nu
+
+
+def _planned(tensors: Mapping[str, Tensors], dtypes: Sequence[str]) -> Sequence[PlannedCall]:
+    """By the order of the gradients in the graph; in full calls where it shows none."""
+    found = None
+    if len(set(map(compute_dtype, dtypes))) == 1:
+        grads = tensors["grads"]
+        found = planned_calls(grads, [tensors[name] for name in Streams().overwritten])
+    full = calls(dtypes, runtime.CALLS_ARE_FOR)
+    return found or [PlannedCall(tuple(leaves), awaited=None) for _, leaves in full]
 
 
 def scalar(value: Any, dtype: Any) -> Any:
@@ -94,13 +112,13 @@ def check_leaves(name: str, tensors: Tensors) -> None:
             raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
 
 
-def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
+def _call(table: Any, dtype: str, leaves: list[list[Any]], awaited: list[Any]) -> list[list[Any]]:
     """One custom call; ``leaves`` and the results are grouped as its operands and results are."""
     shapes = [tuple(x.shape.as_list()) for x in leaves[0]]
     n, streams = len(shapes), Streams()
     results = custom_call(
         UPDATE_TARGET,
-        [table, *(tf.cast(x, dtype) for group in leaves for x in group)],
+        [table, *(tf.cast(x, dtype) for group in leaves for x in group), *awaited],
         [(shape, dtype) for shape in shapes * len(streams.overwritten)],
         aliases={result: 1 + operand for operand, result in streams.aliases(n).items()},
         attributes=streams.attributes(),
@@ -108,7 +126,7 @@ def _call(table: Any, dtype: str, leaves: list[list[Any]]) -> list[list[Any]]:
     return [results[i : i + n] for i in range(0, len(results), n)]
 
 
-def _table(coefficients: Coefficients, dtype: str, indices: list[int], tensors: int) -> Any:
+def _table(coefficients: Coefficients, dtype: str, indices: Sequence[int], tensors: int) -> Any:
     """The call's table, [1, 1 or the number of indices, K]."""
     columns = [scalar(c, dtype) for c in coefficients]
     for name, column in zip(coefficients._fields, columns, strict=True):
