@@ -21,11 +21,13 @@ from benchmarks.records import Record, load, save, table
 
 # The module of each section, and the Keras backend that its process is for.
 SECTIONS = [
+    ("benchmarks.training_jax", "jax"),
+    ("benchmarks.training_keras", "jax"),
+    ("benchmarks.training_keras", "tensorflow"),
+    ("benchmarks.training_torch", "tensorflow"),
     ("benchmarks.jax_steps", "jax"),
     ("benchmarks.compile_time", "jax"),
     ("benchmarks.memory", "jax"),
-    ("benchmarks.training_steps", "jax"),
-    ("benchmarks.training_steps", "tensorflow"),
     ("benchmarks.keras_steps", "jax"),
     ("benchmarks.keras_steps", "tensorflow"),
     ("benchmarks.torch_steps", "tensorflow"),

@@ -1,6 +1,7 @@
 """The networks whose whole training steps are measured, in JAX."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,20 +13,23 @@ import numpy as np
 class Network(NamedTuple):
     """Something to train."""
 
-    name: str
     params: Any
     loss: Callable[[Any, jax.Array, jax.Array], jax.Array]  # of parameters, inputs, targets
     inputs: np.ndarray
     targets: np.ndarray
     steps: int  # of a turn: so many that it lasts long enough to be timed
 
+    def parameters(self) -> int:
+        """How many there are."""
+        return sum(x.size for x in jax.tree.leaves(self.params))
 
-def dense(layers: int, width: int, batch: int) -> Network:
+
+def dense(depth: int, width: int, batch: int = 64) -> Network:
     """Layers without biases: the backward pass is next to nothing but two products a layer."""
     rng = np.random.default_rng(0)
     kernels = [
         jnp.asarray(rng.standard_normal((width, width), np.float32) / width**0.5)
-        for _ in range(layers)
+        for _ in range(depth)
     ]
 
     def loss(kernels: list[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
@@ -34,15 +38,14 @@ def dense(layers: int, width: int, batch: int) -> Network:
         return jnp.mean((x - y) ** 2)
 
     x, y = (rng.standard_normal((batch, width), np.float32) for _ in range(2))
-    return Network(f"{layers} dense layers of {width}, batch {batch}", kernels, loss, x, y, 8)
+    return Network(kernels, loss, x, y, steps=8)
 
 
 def transformer(*, scanned: bool) -> Network:
     """Twelve blocks of width 512 over 8 sequences of 128."""
     module = _Transformer(scanned)
     x, y = (np.random.default_rng(0).standard_normal((8, 128, 512), np.float32) for _ in range(2))
-    kind = "scanned" if scanned else "unrolled"
-    return _of_module(f"transformer, 12 layers of 512, {kind}", module, x, y, steps=1)
+    return _of_module(module, x, y, steps=1)
 
 
 def residual() -> Network:
@@ -50,14 +53,14 @@ def residual() -> Network:
     rng = np.random.default_rng(0)
     images = rng.standard_normal((16, 32, 32, 3), np.float32)
     targets = rng.standard_normal((16, 10), np.float32)
-    return _of_module("ResNet-18, 16 images of 32x32", _Residual(), images, targets, steps=2)
+    return _of_module(_Residual(), images, targets, steps=2)
 
 
-def _of_module(name: str, module: nn.Module, x: np.ndarray, y: np.ndarray, steps: int) -> Network:
+def _of_module(module: nn.Module, x: np.ndarray, y: np.ndarray, steps: int) -> Network:
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.mean((module.apply(params, x) - y) ** 2)
 
-    return Network(name, jax.jit(module.init)(jax.random.key(0), x), loss, x, y, steps)
+    return Network(jax.jit(module.init)(jax.random.key(0), x), loss, x, y, steps)
 
 
 class _Block(nn.Module):
@@ -105,3 +108,13 @@ class _Residual(nn.Module):
             x = _ResidualBlock(width, stride=1 if width == 64 else 2)(x)
             x = _ResidualBlock(width, stride=1)(x)
         return nn.Dense(10)(jnp.mean(x, (1, 2)))
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "12 dense layers of 1024, batch 64": partial(dense, 12, 1024),
+    "40 dense layers of 512, batch 64": partial(dense, 40, 512),
+    "4 dense layers of 2048, batch 64": partial(dense, 4, 2048),
+    "transformer, 12 layers of 512, unrolled": partial(transformer, scanned=False),
+    "transformer, 12 layers of 512, scanned": partial(transformer, scanned=True),
+    "ResNet-18, 16 images of 32x32": residual,
+}

@@ -1,14 +1,15 @@
 """Contenders that cannot share a process, because their thread pools or their memory would mix."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.interleave import Turns, interleave
-from benchmarks.shapes import Shapes
 
 Build = Callable[..., Mapping[str, Callable[[], None]]]
 
@@ -16,29 +17,36 @@ Build = Callable[..., Mapping[str, Callable[[], None]]]
 SPINNING_SECONDS = 0.3
 
 
-def interleave_processes(builds: Sequence[Build], shapes: Shapes, steps: int, turns: int) -> Turns:
-    """Times the contenders of all ``build(shapes, steps)``, each build in a process of its own."""
+def interleave_processes(builds: Sequence[Build], turns: int, *arguments: Any) -> Turns:
+    """Times the contenders of all ``build(*arguments)``, each build in a process of its own."""
     with ExitStack() as processes:
         contenders: dict[str, Callable[[], None]] = {}
         for build in builds:
-            contenders |= processes.enter_context(in_another_process(build, shapes, steps))
+            contenders |= processes.enter_context(in_another_process(build, *arguments))
         return interleave(contenders, turns, rest=SPINNING_SECONDS)
 
 
 @contextmanager
-def in_another_process(build: Build, *arguments: Any) -> Iterator[dict[str, Callable[[], None]]]:
+def in_another_process(
+    build: Callable[..., Mapping[str, Callable[[], Any]]],
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[dict[str, Callable[[], Any]]]:
     """The contenders that ``build(*arguments)`` makes in a process of its own.
 
-    Each runs there when it is called here. The process ends with the block.
+    Each runs there when it is called here, and what it returns there is returned here. The process
+    ends with the block.
 
     Args:
         build: a function of a module, which the other process imports.
         *arguments: of it; they are pickled.
+        environment: variables that the process has beside those of this one.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
-    process.start()
+    with mock.patch.dict(os.environ, environment or {}):
+        process.start()
     theirs.close()
     try:
         yield {name: _remote(ours, name) for name in ours.recv()}
@@ -62,10 +70,10 @@ def _peak_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any,
     return int(high_water_mark.split()[1]) * 1024
 
 
-def _remote(connection: Connection, name: str) -> Callable[[], None]:
-    def run() -> None:
+def _remote(connection: Connection, name: str) -> Callable[[], Any]:
+    def run() -> Any:
         connection.send(name)
-        connection.recv()
+        return connection.recv()
 
     return run
 
@@ -78,5 +86,4 @@ def _serve(connection: Connection, build: Callable[..., Any], arguments: tuple[A
             name = connection.recv()
         except EOFError:
             return
-        contenders[name]()
-        connection.send(None)
+        connection.send(contenders[name]())

@@ -33,7 +33,7 @@ def measure() -> Iterator[list[Record]]:
         least, most = STEPS_IN_TURN
         steps = min(max(PARAMETERS_IN_TURN // size, least), most)
         builds = (jax_contenders, torch_contenders, tensorflow_contenders)
-        turns = interleave_processes(builds, shapes, steps, TURNS)
+        turns = interleave_processes(builds, TURNS, shapes, steps)
         yield records_of(SECTION, f"{size:.0e}", size, turns, scale=MILLISECONDS / steps)
 
 

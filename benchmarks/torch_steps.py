@@ -21,7 +21,7 @@ def measure() -> Iterator[list[Record]]:
     for case, shapes_of in CASES.items():
         shapes = shapes_of()
         builds = (jax_contenders, torch_contenders)
-        turns = interleave_processes(builds, shapes, STEPS, TURNS)
+        turns = interleave_processes(builds, TURNS, shapes, STEPS)
         yield records_of(
             "PyTorch, a call a step",
             case,
