@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nadam_xla.calls import calls
+from nadam_xla.calls import by_compute_dtype, leaves_in_call
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_floating, check_one_memory
 from nadam_xla.jax.eager import run_eagerly
@@ -55,7 +55,7 @@ def sum_squares(tree: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     results: list[Any] = [None] * len(leaves)
-    for dtype, indices in calls([str(leaf.dtype) for leaf in leaves], jax.default_backend()):
+    for dtype, indices in by_compute_dtype([str(leaf.dtype) for leaf in leaves]).items():
         sums = bind(*(leaves[i].astype(dtype) for i in indices), batched=False)
         for place, i in enumerate(indices):
             results[i] = sums[place]
@@ -129,32 +129,53 @@ def _differentiable(batched: bool) -> Callable[..., list[jax.Array]]:
     return jax.jit(partial(_reference, batched=batched), inline=True)
 
 
-def _call_with_workspace(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
-    """The call as a GPU needs it."""
+def _in_calls(platform: str, *leaves: jax.Array, batched: bool) -> list[jax.Array]:
+    """The sums, in calls that are as full as the platform's may be.
+
+    Not as the gradients are made, though they are in the cache then: such a step is 3 % slower.
+    """
+    size = leaves_in_call("cpu" if platform == "cpu" else "gpu")
+    starts = range(0, len(leaves), size)
+    sums = [_call(platform, *leaves[i : i + size], batched=batched) for i in starts]
+    return [jnp.concatenate(sums, axis=-1) if len(sums) > 1 else sums[0]]
+
+
+def _call(platform: str, *leaves: jax.Array, batched: bool) -> jax.Array:
     shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
-    results = [(shape, leaves[0].dtype), ((workspace_bytes(math.prod(shape)),), jnp.uint8)]
+    results: list[tuple[Any, Any]] = [(shape, leaves[0].dtype)]
+    if platform != "cpu":
+        results.append(((workspace_bytes(math.prod(shape)),), jnp.uint8))
     types = [jax.ShapeDtypeStruct(*result) for result in results]  # type: ignore[no-untyped-call]
-    sums, _ = jax.ffi.ffi_call(SUM_SQUARES_TARGET, types)(*leaves)
-    return [sums]
+    sums, *_ = jax.ffi.ffi_call(SUM_SQUARES_TARGET, types)(*leaves)
+    return sums
 
 
-def _lower_to_custom_call(ctx: Any, *leaves: Any, batched: bool, platform: str) -> Any:
-    if lowering.is_partitioned(ctx.module_context.axis_context) or not lowering.has_kernel(
-        platform, ctx
-    ):
-        # XLA's own reduction is what its partitioner knows how to split and to add up again.
+def _lower(ctx: Any, *leaves: Any, batched: bool) -> Any:
+    platforms = ctx.platforms or ctx.module_context.platforms
+    with_kernel = [lowering.has_kernel(platform, ctx) for platform in platforms]
+    # XLA's own reduction is what its partitioner knows how to split and to add up again.
+    partitioned = lowering.is_partitioned(ctx.module_context.axis_context)
+    if partitioned or not any(with_kernel):
         return _lower_reference(ctx, *leaves, batched=batched)
-    if platform == "cpu":
-        return jax.ffi.ffi_lowering(SUM_SQUARES_TARGET)(ctx, *leaves)
-    return _lower_call_with_workspace(ctx, *leaves, batched=batched)
+    if len(platforms) > 1:
+        return _lower_to_choice(ctx, *leaves, batched=batched)
+    (platform,) = platforms
+    lower = mlir.lower_fun(partial(_in_calls, platform), multiple_results=True)
+    return lower(ctx, *leaves, batched=batched)
+
+
+def _by_platform(*leaves: jax.Array, batched: bool) -> Any:
+    """Both ways, in an exported program that chooses where it is run."""
+    calls = {
+        platform: partial(_in_calls, platform, batched=batched)
+        for platform in lowering.PLATFORMS_WITH_KERNEL
+    }
+    default = partial(_reference, batched=batched)
+    return jax.lax.platform_dependent(*leaves, default=default, **calls)
 
 
 _lower_reference = mlir.lower_fun(_reference, multiple_results=True)
-_lower_call_with_workspace = mlir.lower_fun(_call_with_workspace, multiple_results=True)
-mlir.register_lowering(sum_squares_p, _lower_reference)
-for _platform in lowering.PLATFORMS_WITH_KERNEL:
-    mlir.register_lowering(
-        sum_squares_p, partial(_lower_to_custom_call, platform=_platform), platform=_platform
-    )
+_lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
+mlir.register_lowering(sum_squares_p, _lower)
 batching.primitive_batchers[sum_squares_p] = _batch
 ad.primitive_jvps[sum_squares_p] = _jvp

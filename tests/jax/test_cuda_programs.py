@@ -101,6 +101,19 @@ def test_a_program_for_both_platforms_runs_here() -> None:
     assert jax.tree.map(float, program.call(LEAVES)) == {"kernel": 15.0, "bias": 4.0}
 
 
+@pytest.mark.parametrize(("platform", "calls_of_300"), [("cuda", 2), ("cpu", 10)])
+def test_calls_are_sized_for_the_platform_that_is_compiled_for(
+    platform: str, calls_of_300: int
+) -> None:
+    leaves = [jnp.ones(4)] * 300
+    for name, function, arguments in (
+        (UPDATE, step, (leaves, nadam(1e-3).init(leaves), leaves)),
+        (SUM_SQUARES, sum_squares, (leaves,)),
+    ):
+        module = exported(function, *arguments, platforms=(platform,)).mlir_module()
+        assert module.count(f"custom_call @{name}") == calls_of_300
+
+
 def test_a_gpu_gets_some_hundreds_of_leaves_a_call() -> None:
     dtypes = ["float32", "bfloat16", "float64"] * 300
     for platform, sizes in {

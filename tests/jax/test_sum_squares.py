@@ -101,5 +101,14 @@ def test_an_integer_leaf_is_refused_by_its_path() -> None:
         sum_squares({"a": jnp.arange(3)})
 
 
+def test_hundreds_of_leaves_each_keep_their_place() -> None:
+    tree = [jnp.full(3, i, jnp.bfloat16 if i % 3 else jnp.float32) for i in range(100)]
+    for function in (sum_squares, jax.jit(sum_squares)):
+        np.testing.assert_array_equal(function(tree), [3 * i**2 for i in range(100)])
+    batches = [jnp.stack([x, 2 * x]) for x in tree]
+    sums = jax.jit(jax.vmap(sum_squares))(batches)
+    np.testing.assert_array_equal(np.stack(sums)[:, 1], [12 * i**2 for i in range(100)])
+
+
 def test_no_leaves_no_sums() -> None:
     assert sum_squares({}) == {}
