@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -58,9 +59,11 @@ class TestPool final : public cpu::Pool {
       case Start::kAtOnce:
         task();
         break;
-      case Start::kOnThreads:
+      case Start::kOnThreads: {
+        const std::lock_guard<std::mutex> lock(mutex_);
         running_.emplace_back(std::move(task));
         break;
+      }
       case Start::kLate:
         waiting_.push_back(std::move(task));
         break;
@@ -74,6 +77,7 @@ class TestPool final : public cpu::Pool {
  private:
   std::int64_t threads_;
   Start start_;
+  mutable std::mutex mutex_;
   mutable std::vector<std::thread> running_;
   mutable std::vector<std::function<void()>> waiting_;
 };
@@ -101,10 +105,12 @@ std::tuple<std::vector<int>, std::int64_t> run_chunks(std::int64_t chunks, std::
 
 using Leaf = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Runs the chosen chunks of an in-place update of one leaf; returns how many chunks there are.
+// Runs the chosen chunks of an in-place update of one leaf, cut for two threads; returns how many
+// chunks there are.
 std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, const Leaf& grads,
                                const Leaf& mu, const Leaf& nu,
                                const std::vector<std::int64_t>& chunks) {
+  constexpr std::int64_t kThreads = 2;
   const cpu::UpdateWork<float> work(
       {coefficients.data(),
        RowLayout::kV2,
@@ -113,7 +119,8 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
        0,
        Returns::kParams,
        {{params.data(), grads.data(), mu.data(), nu.data(), params.data(), mu.data(), nu.data(),
-         static_cast<std::int64_t>(params.size())}}});
+         static_cast<std::int64_t>(params.size())}}},
+      kThreads);
   for (const std::int64_t chunk : chunks) work.run(chunk);
   return work.chunks();
 }
@@ -124,6 +131,7 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
 NB_MODULE(_native_testing, m) {
   m.def("stretches", &nadam_xla::stretches, nb::arg("lengths"), nb::arg("batch"),
         nb::arg("chunk_length"));
+  m.def("chunk_length", &nadam_xla::cpu::chunk_length, nb::arg("elements"), nb::arg("threads"));
   m.def("run_chunks", &nadam_xla::run_chunks, nb::arg("chunks"), nb::arg("threads"),
         nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
   m.def("run_update_chunks", &nadam_xla::run_update_chunks, nb::arg("coefficients"),

@@ -9,6 +9,9 @@
 namespace nadam_xla::cpu {
 namespace {
 
+// As for so many threads, whatever their number is: it must not show in the sums.
+constexpr std::int64_t kThreadsOfPlan = 16;
+
 // What a stretch adds to the sum at `sum`; a part that no stretch uses adds nothing.
 struct Part {
   std::size_t sum = 0;
@@ -19,7 +22,7 @@ struct Part {
 
 template <typename T>
 void sum_squares(const SumSquaresCall<T>& call, const Pool& pool) {
-  const ChunkPlan plan = plan_of(call.leaves, call.batch);
+  const ChunkPlan plan = plan_of(call.leaves, call.batch, kThreadsOfPlan);
   const SumSquaresLoop<T> loop = sum_squares_loop<T>();
   const std::size_t leaves = call.leaves.size();
   const std::size_t sums = leaves * static_cast<std::size_t>(call.batch);

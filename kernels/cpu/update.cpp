@@ -6,8 +6,10 @@
 namespace nadam_xla::cpu {
 
 template <typename T>
-UpdateWork<T>::UpdateWork(UpdateCall<T> call)
-    : call_(std::move(call)), plan_(plan_of(call_.leaves, call_.batch)), loop_(update_loop<T>()) {}
+UpdateWork<T>::UpdateWork(UpdateCall<T> call, const std::int64_t threads)
+    : call_(std::move(call)),
+      plan_(plan_of(call_.leaves, call_.batch, threads)),
+      loop_(update_loop<T>()) {}
 
 template <typename T>
 void UpdateWork<T>::run(const std::int64_t chunk) const {

@@ -15,7 +15,8 @@ namespace nadam_xla::cpu {
 template <typename T>
 class UpdateWork {
  public:
-  explicit UpdateWork(UpdateCall<T> call);
+  // threads: how many will share it.
+  UpdateWork(UpdateCall<T> call, std::int64_t threads);
   std::int64_t chunks() const { return plan_.count(); }
   void run(std::int64_t chunk) const;
 
@@ -31,7 +32,7 @@ extern template class UpdateWork<double>;
 // Runs the whole call, sharing it with the pool's threads.
 template <typename T>
 void update(UpdateCall<T> call, const Pool& pool) {
-  const UpdateWork<T> work(std::move(call));
+  const UpdateWork<T> work(std::move(call), pool.threads());
   run_chunks(work.chunks(), [&work](std::int64_t chunk) { work.run(chunk); }, pool);
 }
 

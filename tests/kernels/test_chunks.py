@@ -47,7 +47,20 @@ def test_every_chunk_runs_once_whenever_the_helpers_start(
     runs, late = native.run_chunks(chunks, threads, start)
     assert runs == [1] * chunks
     if start == "late":
-        assert late == max(0, min(chunks, threads) - 1)
+        assert late == max(0, min(chunks, threads, 3) - 1), "the caller wakes two, and these others"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16, 64, 192])
+@pytest.mark.parametrize("elements", [0, 1, 8192, 2**18, 2**21, 2**26, 2**31])
+def test_every_thread_has_some_chunks_that_are_neither_short_nor_long(
+    elements: int, threads: int
+) -> None:
+    length = native.chunk_length(elements, threads)
+    assert length % 64 == 0
+    assert 8192 <= length <= 128 * 1024
+    chunks = -(-elements // length)
+    has_work_for_all = elements >= 8192 * 8 * threads
+    assert chunks >= (8 * threads if has_work_for_all else elements // 8192)
 
 
 def test_elements_beyond_2_to_the_31() -> None:
