@@ -24,7 +24,7 @@ from nadam_xla.jax import NadamState, nadam, nadam_update, sum_squares
 TURNS = 9
 TURNS_OF_PEAKS = 2
 CLIPPING = {"": None, ", clipped by global norm": 1.0}
-CASES_MEASURED = len(NETWORKS) * len(CLIPPING)
+CASES_MEASURED = 2 * len(NETWORKS) * len(CLIPPING)
 SECTION = "Whole training step, JAX, jitted and donated"
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]

@@ -4,6 +4,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -19,45 +20,70 @@ namespace nb = nanobind;
 namespace nadam_xla {
 namespace {
 
-using Block = std::tuple<std::size_t, std::int64_t, std::int64_t, std::int64_t>;
+using Piece = std::tuple<std::size_t, std::int64_t, std::int64_t, std::int64_t>;
 
-// For each launch, each block's leaf, batch entry, first element and number of elements.
-std::vector<std::vector<Block>> blocks(const std::vector<std::int64_t>& lengths,
-                                       const std::int64_t batch, const std::int64_t chunk_length,
-                                       const std::size_t capacity) {
-  cuda::LaunchPlan plan(batch, chunk_length, capacity);
-  for (std::size_t i = 0; i < lengths.size(); ++i) plan.add_leaf(i, lengths[i]);
-  std::vector<std::vector<Block>> launches;
+cuda::LaunchPlan plan_of_update(const std::vector<std::int64_t>& lengths, const std::int64_t batch,
+                                const std::int64_t tile_length, const std::size_t capacity) {
+  cuda::LaunchPlan plan(capacity);
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    plan.add_leaf(i, cuda::update_tiles(batch, lengths[i], tile_length));
+  }
+  return plan;
+}
+
+// Adds a tile's leaf, and of each of its batch entries the number, first element and length.
+void add_pieces(std::vector<Piece>& tile, const std::size_t leaf, const std::int64_t length,
+                const std::int64_t batch, const std::int32_t in_leaf,
+                const std::int64_t tile_length) {
+  if (!cuda::is_short(length)) {
+    const cuda::Stretch stretch = cuda::stretch_of(in_leaf, length, tile_length);
+    tile.emplace_back(leaf, stretch.entry, stretch.begin, stretch.length);
+    return;
+  }
+  std::int64_t at = std::int64_t{cuda::kShortUpdateTile} * in_leaf;
+  const std::int64_t end = std::min(at + cuda::kShortUpdateTile, batch * length);
+  while (at < end) {
+    const std::int64_t begin = at % length;
+    const std::int64_t count = std::min(length - begin, end - at);
+    tile.emplace_back(leaf, at / length, begin, count);
+    at += count;
+  }
+}
+
+// For each launch the tiles of an update, each as its pieces.
+std::vector<std::vector<std::vector<Piece>>> tiles(const std::vector<std::int64_t>& lengths,
+                                                   const std::int64_t batch,
+                                                   const std::int64_t tile_length,
+                                                   const std::size_t capacity) {
+  std::vector<std::vector<std::vector<Piece>>> launches;
+  const cuda::LaunchPlan plan = plan_of_update(lengths, batch, tile_length, capacity);
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
-    std::vector<std::int32_t> first_blocks;
-    for (const cuda::PlannedLeaf& leaf : planned.leaves) first_blocks.push_back(leaf.first_block);
-    std::vector<Block>& launch = launches.emplace_back();
-    for (std::int32_t block = 0; block < planned.blocks; ++block) {
+    std::vector<std::int32_t> first_tiles;
+    for (const cuda::PlannedLeaf& leaf : planned.leaves) first_tiles.push_back(leaf.first_tile);
+    auto& launch = launches.emplace_back(planned.tiles);
+    for (std::int32_t tile = 0; tile < planned.tiles; ++tile) {
       const std::int32_t place =
-          cuda::leaf_of(block, first_blocks.data(), static_cast<std::int32_t>(first_blocks.size()));
+          cuda::leaf_of(tile, first_tiles.data(), static_cast<std::int32_t>(first_tiles.size()));
       const std::size_t leaf = planned.leaves[place].index;
-      const cuda::Stretch stretch =
-          cuda::stretch_of(block - first_blocks[place], lengths[leaf], chunk_length);
-      launch.emplace_back(leaf, stretch.entry, stretch.begin, stretch.length);
+      add_pieces(launch[tile], leaf, lengths[leaf], batch, tile - first_tiles[place], tile_length);
     }
   }
   return launches;
 }
 
-// For each launch, the number of blocks of each of its leaves.
-std::vector<std::vector<std::int64_t>> blocks_of_launches(const std::vector<std::int64_t>& lengths,
-                                                          const std::int64_t batch,
-                                                          const std::int64_t chunk_length,
-                                                          const std::size_t capacity) {
-  cuda::LaunchPlan plan(batch, chunk_length, capacity);
-  for (std::size_t i = 0; i < lengths.size(); ++i) plan.add_leaf(i, lengths[i]);
+// For each launch of an update, the number of tiles of each of its leaves.
+std::vector<std::vector<std::int64_t>> tiles_of_launches(const std::vector<std::int64_t>& lengths,
+                                                         const std::int64_t batch,
+                                                         const std::int64_t tile_length,
+                                                         const std::size_t capacity) {
   std::vector<std::vector<std::int64_t>> launches;
+  const cuda::LaunchPlan plan = plan_of_update(lengths, batch, tile_length, capacity);
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
     std::vector<std::int64_t>& launch = launches.emplace_back();
-    std::int64_t end = planned.blocks;
+    std::int64_t end = planned.tiles;
     for (auto leaf = planned.leaves.rbegin(); leaf != planned.leaves.rend(); ++leaf) {
-      launch.insert(launch.begin(), end - leaf->first_block);
-      end = leaf->first_block;
+      launch.insert(launch.begin(), end - leaf->first_tile);
+      end = leaf->first_tile;
     }
   }
   return launches;
@@ -72,8 +98,8 @@ std::size_t run_launches(const UpdateCall<T>& call) {
   const cuda::LaunchPlan plan = cuda::plan_of(call, kCapacity);
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
     const auto launch = cuda::launch_of<kCapacity>(call, planned);
-    for (std::int32_t block = 0; block < planned.blocks; ++block) {
-      for (std::int32_t thread = 0; thread < cuda::kUpdateThreads; ++thread) {
+    for (std::int32_t block = 0; block < planned.blocks(); ++block) {
+      for (std::int32_t thread = 0; thread < cuda::kThreads; ++thread) {
         cuda::run_update_thread<kReturns>(launch, block, thread);
       }
     }
@@ -102,7 +128,7 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                         : run_launches<Returns::kParams>(call);
 }
 
-// The sums of squares as a GPU forms them, but for the order in which a block adds its threads'.
+// The sums of squares as a GPU forms them, but for the order in which a warp adds its lanes'.
 template <typename T>
 std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64_t batch,
                            const std::int64_t parts) {
@@ -114,18 +140,19 @@ std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64
   }
   std::vector<double> workspace(parts);
   double* at = workspace.data();
-  const std::int64_t chunk_length = cuda::sum_squares_chunk(call, parts);
-  const cuda::LaunchPlan plan = cuda::plan_of(call, chunk_length, kCapacity);
+  const std::int64_t tile_length = cuda::sum_squares_tile(call, parts);
+  const cuda::LaunchPlan plan = cuda::plan_of(call, tile_length, kCapacity);
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
-    const auto launch = cuda::launch_of<kCapacity>(call, planned, chunk_length, at);
-    for (std::int32_t block = 0; block < planned.blocks; ++block, ++at) {
-      if (at == workspace.data() + parts) throw std::out_of_range("more blocks than parts");
-      for (std::int32_t thread = 0; thread < cuda::kSumThreads; ++thread) {
-        *at += cuda::sum_of_thread(launch, block, thread);
+    const auto launch = cuda::launch_of<kCapacity>(call, planned, tile_length, at);
+    for (std::int32_t tile = 0; tile < planned.tiles; ++tile, ++at) {
+      if (at == workspace.data() + parts) throw std::out_of_range("more tiles than parts");
+      for (std::int32_t lane = 0; lane < cuda::kWarp; ++lane) {
+        *at += cuda::sum_of_lane(launch, tile, lane);
       }
     }
     for (std::int64_t sum = 0; sum < launch.leaves * batch; ++sum) {
       const cuda::PartsOfSum of_sum = cuda::parts_of_sum(launch, sum);
+      if (of_sum.count == 0) continue;
       double total = 0;
       for (std::int64_t i = 0; i < of_sum.count; ++i) total += of_sum.begin[i];
       sums.at(of_sum.index) = static_cast<T>(total);
@@ -145,10 +172,10 @@ void define_of_type(nb::module_& m) {
 }  // namespace
 
 void define_cuda_on_host(nb::module_& m) {
-  m.def("blocks", &blocks, nb::arg("lengths"), nb::arg("batch"), nb::arg("chunk_length"),
+  m.def("tiles", &tiles, nb::arg("lengths"), nb::arg("batch"), nb::arg("tile_length"),
         nb::arg("capacity"));
-  m.def("blocks_of_launches", &blocks_of_launches, nb::arg("lengths"), nb::arg("batch"),
-        nb::arg("chunk_length"), nb::arg("capacity"));
+  m.def("tiles_of_launches", &tiles_of_launches, nb::arg("lengths"), nb::arg("batch"),
+        nb::arg("tile_length"), nb::arg("capacity"));
   define_of_type<float>(m);
   define_of_type<double>(m);
 }

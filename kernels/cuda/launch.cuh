@@ -11,12 +11,11 @@
 namespace nadam_xla::cuda {
 
 template <typename Parameters>
-void launch(void (*kernel)(Parameters), const std::int64_t blocks, const int threads,
-            const Parameters& parameters, const cudaStream_t stream, const char* const what) {
-  if (blocks > kMostBlocks) check(cudaErrorInvalidConfiguration, what);
+void launch(void (*kernel)(Parameters), const std::int64_t blocks, const Parameters& parameters,
+            const cudaStream_t stream, const char* const what) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = dim3(kThreads);
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, parameters), what);
 }

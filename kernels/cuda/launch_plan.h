@@ -1,4 +1,4 @@
-// How the leaves of a call are spread over launches, and those over blocks.
+// How the leaves of a call are spread over launches, and those over tiles, each a warp's work.
 #pragma once
 
 #include <cstddef>
@@ -19,88 +19,98 @@ inline constexpr std::size_t kLargestParameters = kSmallParameters;
 #endif
 
 // How many leaves a launch holds in so many bytes: beside each stands the number of its first
-// block. `of_one`: the size of the parameters for one leaf.
+// tile. `of_one`: the size of the parameters for one leaf.
 constexpr std::size_t leaves_in(const std::size_t bytes, const std::size_t of_one,
                                 const std::size_t of_leaf) {
   return 1 + (bytes - of_one) / (of_leaf + sizeof(std::int32_t));
 }
 
-inline constexpr std::int64_t kMostBlocks = 0x7fffffff;  // of a launch, on every GPU
+inline constexpr std::int32_t kWarp = 32;
+inline constexpr std::int32_t kThreads = 256;  // of a block
+inline constexpr std::int32_t kTilesOfBlock = kThreads / kWarp;
+inline constexpr std::int64_t kMostTiles = 0x7fffffff;  // of a launch
 
-// What one block works on: `length` elements from element `begin` of a leaf's batch entry.
+constexpr std::int64_t divided_up(const std::int64_t a, const std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// What one warp works on: `length` elements from element `begin` of a leaf's batch entry.
 struct Stretch {
   std::int64_t entry;
   std::int64_t begin;
   std::int32_t length;
 };
 
-// How many blocks a batch entry of this length takes.
-NADAM_XLA_INLINE std::int64_t blocks_of_entry(const std::int64_t length,
-                                              const std::int64_t chunk_length) {
-  return (length + chunk_length - 1) / chunk_length;
+// Entries with fewer elements than a warp has lanes: a tile takes several of them. A population of
+// scalars would else have a warp for each.
+NADAM_XLA_INLINE constexpr bool is_short(const std::int64_t entry_length) {
+  return entry_length < kWarp;
 }
 
-// The stretch of a leaf's block, which is counted from the first of that leaf. A chunk has less
-// than 2**31 elements.
-NADAM_XLA_INLINE Stretch stretch_of(const std::int32_t block, const std::int64_t length,
-                                    const std::int64_t chunk_length) {
-  const auto in_entry = static_cast<std::int32_t>(blocks_of_entry(length, chunk_length));
-  const std::int32_t entry = block / in_entry;
-  const std::int64_t begin = (block - entry * in_entry) * chunk_length;
+// How many tiles an entry that is not short takes.
+NADAM_XLA_INLINE std::int64_t tiles_of_entry(const std::int64_t length,
+                                             const std::int64_t tile_length) {
+  return (length + tile_length - 1) / tile_length;
+}
+
+// The stretch of a leaf's tile, which is counted from the first of that leaf, whose entries are not
+// short. A tile has less than 2**31 elements.
+NADAM_XLA_INLINE Stretch stretch_of(const std::int32_t tile, const std::int64_t length,
+                                    const std::int64_t tile_length) {
+  const auto in_entry = static_cast<std::int32_t>(tiles_of_entry(length, tile_length));
+  const std::int32_t entry = tile / in_entry;
+  const std::int64_t begin = (tile - entry * in_entry) * tile_length;
   const std::int64_t left = length - begin;
-  return {entry, begin, static_cast<std::int32_t>(left < chunk_length ? left : chunk_length)};
+  return {entry, begin, static_cast<std::int32_t>(left < tile_length ? left : tile_length)};
 }
 
-// The place of the leaf that a block belongs to: the last one whose first block is not after it.
-// Leaves without blocks are never found.
-NADAM_XLA_INLINE std::int32_t leaf_of(const std::int32_t block,
-                                      const std::int32_t* const first_blocks,
+// The place of the leaf that a tile belongs to: the last one whose first tile is not after it.
+// Leaves without tiles are never found.
+NADAM_XLA_INLINE std::int32_t leaf_of(const std::int32_t tile,
+                                      const std::int32_t* const first_tiles,
                                       const std::int32_t leaves) {
   std::int32_t found = 0;
   std::int32_t beyond = leaves;
   while (beyond - found > 1) {
     const std::int32_t middle = (found + beyond) / 2;
-    (first_blocks[middle] <= block ? found : beyond) = middle;
+    (first_tiles[middle] <= tile ? found : beyond) = middle;
   }
   return found;
 }
 
 struct PlannedLeaf {
   std::size_t index;  // in the call
-  std::int32_t first_block;
+  std::int32_t first_tile;
 };
 
 struct PlannedLaunch {
   std::vector<PlannedLeaf> leaves;
-  std::int32_t blocks = 0;
+  std::int32_t tiles = 0;
+
+  std::int64_t blocks() const { return divided_up(tiles, kTilesOfBlock); }
 };
 
 // Deals the leaves, in their order, to as few launches as hold them.
 class LaunchPlan {
  public:
   // capacity: how many leaves a launch holds.
-  LaunchPlan(const std::int64_t batch, const std::int64_t chunk_length, const std::size_t capacity)
-      : batch_(batch), chunk_length_(chunk_length), capacity_(capacity) {}
+  explicit LaunchPlan(const std::size_t capacity) : capacity_(capacity) {}
 
-  // `length`: the elements of one batch entry. Throws std::invalid_argument for a leaf of more
-  // blocks than a launch can have.
-  void add_leaf(const std::size_t index, const std::int64_t length) {
-    const std::int64_t blocks = batch_ * blocks_of_entry(length, chunk_length_);
-    if (blocks > kMostBlocks) throw std::invalid_argument("a leaf is too large for one launch");
+  // Throws std::invalid_argument for a leaf of more tiles than a launch can have.
+  void add_leaf(const std::size_t index, const std::int64_t tiles) {
+    if (tiles > kMostTiles) throw std::invalid_argument("a leaf is too large for one launch");
     if (launches_.empty() || launches_.back().leaves.size() == capacity_ ||
-        launches_.back().blocks > kMostBlocks - blocks) {
+        launches_.back().tiles > kMostTiles - tiles) {
       launches_.emplace_back();
     }
     PlannedLaunch& launch = launches_.back();
-    launch.leaves.push_back({index, launch.blocks});
-    launch.blocks += static_cast<std::int32_t>(blocks);
+    launch.leaves.push_back({index, launch.tiles});
+    launch.tiles += static_cast<std::int32_t>(tiles);
   }
 
   const std::vector<PlannedLaunch>& launches() const { return launches_; }
 
  private:
-  std::int64_t batch_;
-  std::int64_t chunk_length_;
   std::size_t capacity_;
   std::vector<PlannedLaunch> launches_;
 };

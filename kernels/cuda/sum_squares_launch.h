@@ -15,10 +15,9 @@
 
 namespace nadam_xla::cuda {
 
-inline constexpr std::int32_t kSumThreads = 256;  // of a block
-inline constexpr int kSumUnroll = 4;              // packs that a thread has in flight
+inline constexpr int kSumUnroll = 4;  // packs that a thread has in flight
 
-// The memory in which blocks leave their parts of the sums.
+// The memory in which tiles leave their parts of the sums.
 struct Workspace {
   double* parts;
   std::int64_t count;
@@ -37,10 +36,11 @@ struct SumSquaresLaunch {
   T* sums;  // [batch][leaves_in_call]
   std::int64_t leaves_in_call;
   std::int64_t batch;
-  std::int64_t chunk_length;
-  double* parts;  // of this launch, one of each block
+  std::int64_t tile_length;
+  double* parts;  // of this launch, one of each tile
+  std::int32_t tiles;
   std::int32_t leaves;
-  std::int32_t first_blocks[kCapacity];
+  std::int32_t first_tiles[kCapacity];
   SumSquaresLeaf<T> leaf[kCapacity];
 };
 
@@ -48,33 +48,38 @@ template <typename T, std::size_t kBytes>
 inline constexpr std::size_t kSumSquaresCapacity =
     leaves_in(kBytes, sizeof(SumSquaresLaunch<T, 1>), sizeof(SumSquaresLeaf<T>));
 
-// The elements of a block's stretch, as few as the workspace allows: all chunks but one of each
-// batch entry of each leaf are full. Throws std::invalid_argument for a workspace that is too
-// small.
+// The elements of a tile, as few as the workspace allows: all tiles but one of each batch entry of
+// each leaf are full. Throws std::invalid_argument for a workspace that is too small.
 template <typename T>
-std::int64_t sum_squares_chunk(const SumSquaresCall<T>& call, const std::int64_t parts) {
-  constexpr std::int64_t kShortest = kSumThreads * kSumUnroll * kWidest<T>;
+std::int64_t sum_squares_tile(const SumSquaresCall<T>& call, const std::int64_t parts) {
+  constexpr std::int64_t kShortest = kWarp * kSumUnroll * kWidest<T>;
   constexpr std::int64_t kLongest = std::int64_t{1} << 30;
-  const std::int64_t entries = call.batch * static_cast<std::int64_t>(call.leaves.size());
+  std::int64_t last = 0;
   std::int64_t elements = 0;
-  for (const auto& leaf : call.leaves) elements += call.batch * leaf.length;
-  const std::int64_t needed = entries + (elements + kLongest - 1) / kLongest;
+  for (const auto& leaf : call.leaves) {
+    last += is_short(leaf.length) ? divided_up(call.batch, kWarp) : call.batch;
+    if (!is_short(leaf.length)) elements += call.batch * leaf.length;
+  }
+  const std::int64_t needed = last + divided_up(elements, kLongest);
   if (parts < needed) {
     throw std::invalid_argument("the workspace has " + std::to_string(parts * sizeof(double)) +
                                 " bytes; it must have at least " +
                                 std::to_string(needed * sizeof(double)));
   }
-  const std::int64_t full = std::max<std::int64_t>(1, parts - entries);
-  const std::int64_t length = (elements + full - 1) / full;
-  return std::max(kShortest, (length + kShortest - 1) / kShortest * kShortest);
+  const std::int64_t length = divided_up(elements, std::max<std::int64_t>(1, parts - last));
+  return std::max(kShortest, divided_up(length, kShortest) * kShortest);
 }
 
-// Leaves without elements have their places too: their sums are zero.
+// Leaves without elements have their tiles too: their sums are zero.
 template <typename T>
-LaunchPlan plan_of(const SumSquaresCall<T>& call, const std::int64_t chunk_length,
+LaunchPlan plan_of(const SumSquaresCall<T>& call, const std::int64_t tile_length,
                    const std::size_t capacity) {
-  LaunchPlan plan(call.batch, chunk_length, capacity);
-  for (std::size_t i = 0; i < call.leaves.size(); ++i) plan.add_leaf(i, call.leaves[i].length);
+  LaunchPlan plan(capacity);
+  for (std::size_t i = 0; i < call.leaves.size(); ++i) {
+    const std::int64_t length = call.leaves[i].length;
+    plan.add_leaf(i, is_short(length) ? divided_up(call.batch, kWarp)
+                                      : call.batch * divided_up(length, tile_length));
+  }
   return plan;
 }
 
@@ -82,18 +87,19 @@ LaunchPlan plan_of(const SumSquaresCall<T>& call, const std::int64_t chunk_lengt
 template <std::size_t kCapacity, typename T>
 SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
                                          const PlannedLaunch& planned,
-                                         const std::int64_t chunk_length, double* const parts) {
+                                         const std::int64_t tile_length, double* const parts) {
   SumSquaresLaunch<T, kCapacity> launch;
   launch.sums = call.sums;
   launch.leaves_in_call = static_cast<std::int64_t>(call.leaves.size());
   launch.batch = call.batch;
-  launch.chunk_length = chunk_length;
+  launch.tile_length = tile_length;
   launch.parts = parts;
+  launch.tiles = planned.tiles;
   launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
-    const auto [index, first_block] = planned.leaves[place];
+    const auto [index, first_tile] = planned.leaves[place];
     const auto& leaf = call.leaves[index];
-    launch.first_blocks[place] = first_block;
+    launch.first_tiles[place] = first_tile;
     launch.leaf[place] = {leaf.data, leaf.length, static_cast<std::int64_t>(index)};
   }
   return launch;
@@ -103,13 +109,13 @@ SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
 // all else in double: no thread adds up so many that rounding would show.
 template <int kPack, typename T>
 NADAM_XLA_INLINE double sum_packs(const T* const x, const std::int64_t count,
-                                  const std::int32_t thread) {
+                                  const std::int32_t lane) {
   double total = 0;
-  for (std::int64_t first = thread; first < count; first += kSumThreads * kSumUnroll) {
+  for (std::int64_t first = lane; first < count; first += kWarp * kSumUnroll) {
     Pack<T, kPack> pack[kSumUnroll];
     NADAM_XLA_UNROLL
     for (int u = 0; u < kSumUnroll; ++u) {
-      const std::int64_t i = first + u * kSumThreads;
+      const std::int64_t i = first + u * kWarp;
       pack[u] = i < count ? load<kPack>(x + i * kPack) : Pack<T, kPack>{};
     }
     NADAM_XLA_UNROLL
@@ -123,22 +129,38 @@ NADAM_XLA_INLINE double sum_packs(const T* const x, const std::int64_t count,
   return total;
 }
 
-// What one thread of one block adds to its block's part.
+// The sum of one short entry, which is a lane's whole work.
 template <typename T, std::size_t kCapacity>
-NADAM_XLA_INLINE double sum_of_thread(const SumSquaresLaunch<T, kCapacity>& launch,
-                                      const std::int32_t block, const std::int32_t thread) {
-  const std::int32_t place = leaf_of(block, launch.first_blocks, launch.leaves);
+NADAM_XLA_INLINE void write_short_sum(const SumSquaresLaunch<T, kCapacity>& launch,
+                                      const SumSquaresLeaf<T>& leaf, const std::int64_t entry) {
+  if (entry >= launch.batch) return;
+  const T* const x = leaf.data + entry * leaf.length;
+  double total = 0;
+  for (std::int64_t i = 0; i < leaf.length; ++i) total += static_cast<double>(x[i] * x[i]);
+  launch.sums[entry * launch.leaves_in_call + leaf.index] = static_cast<T>(total);
+}
+
+// What one lane adds to its tile's part.
+template <typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE double sum_of_lane(const SumSquaresLaunch<T, kCapacity>& launch,
+                                    const std::int32_t tile, const std::int32_t lane) {
+  const std::int32_t place = leaf_of(tile, launch.first_tiles, launch.leaves);
   const SumSquaresLeaf<T>& leaf = launch.leaf[place];
-  const Stretch stretch =
-      stretch_of(block - launch.first_blocks[place], leaf.length, launch.chunk_length);
+  const std::int32_t in_leaf = tile - launch.first_tiles[place];
+  if (is_short(leaf.length)) {
+    write_short_sum(launch, leaf, std::int64_t{kWarp} * in_leaf + lane);
+    return 0;
+  }
+  const Stretch stretch = stretch_of(in_leaf, leaf.length, launch.tile_length);
   const T* const x = leaf.data + stretch.entry * leaf.length + stretch.begin;
   const PackedParts parts = packed_parts<T>(misalignment(x), stretch.length);
   const T* const tail = x + (stretch.length - parts.tail);
-  return sum_packs<kWidest<T>>(x + parts.head, parts.packs, thread) +
-         sum_packs<1>(x, parts.head, thread) + sum_packs<1>(tail, parts.tail, thread);
+  return sum_packs<kWidest<T>>(x + parts.head, parts.packs, lane) +
+         sum_packs<1>(x, parts.head, lane) + sum_packs<1>(tail, parts.tail, lane);
 }
 
-// The parts of one sum. `sum` counts the launch's sums, a leaf's batch entries side by side.
+// The parts of one sum; none where the tiles have written it themselves. `sum` counts the launch's
+// sums, a leaf's batch entries side by side.
 struct PartsOfSum {
   const double* begin;
   std::int64_t count;
@@ -151,8 +173,9 @@ NADAM_XLA_INLINE PartsOfSum parts_of_sum(const SumSquaresLaunch<T, kCapacity>& l
   const std::int64_t place = sum / launch.batch;
   const std::int64_t entry = sum % launch.batch;
   const SumSquaresLeaf<T>& leaf = launch.leaf[place];
-  const std::int64_t count = blocks_of_entry(leaf.length, launch.chunk_length);
-  return {launch.parts + launch.first_blocks[place] + entry * count, count,
+  const std::int64_t count =
+      is_short(leaf.length) ? 0 : tiles_of_entry(leaf.length, launch.tile_length);
+  return {launch.parts + launch.first_tiles[place] + entry * count, count,
           entry * launch.leaves_in_call + leaf.index};
 }
 

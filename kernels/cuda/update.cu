@@ -6,7 +6,7 @@ namespace nadam_xla::cuda {
 namespace {
 
 template <Returns kReturns, typename T, std::size_t kCapacity>
-__global__ void __launch_bounds__(kUpdateThreads)
+__global__ void __launch_bounds__(kThreads)
     update_kernel(const __grid_constant__ UpdateLaunch<T, kCapacity> launch) {
   run_update_thread<kReturns>(launch, static_cast<std::int32_t>(blockIdx.x),
                               static_cast<std::int32_t>(threadIdx.x));
@@ -18,7 +18,7 @@ void start(const UpdateCall<T>& call, const PlannedLaunch& planned, const cudaSt
   void (*const kernel)(Launch) = call.returns == Returns::kParams
                                      ? update_kernel<Returns::kParams, T, kCapacity>
                                      : update_kernel<Returns::kChange, T, kCapacity>;
-  launch(kernel, planned.blocks, kUpdateThreads, launch_of<kCapacity>(call, planned), stream,
+  launch(kernel, planned.blocks(), launch_of<kCapacity>(call, planned), stream,
          "the launch of the update");
 }
 

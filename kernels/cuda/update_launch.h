@@ -12,12 +12,14 @@
 
 namespace nadam_xla::cuda {
 
-inline constexpr std::int32_t kUpdateThreads = 256;  // of a block
 inline constexpr int kUpdateUnroll = 2;  // packs of each stream that a thread has in flight
 
-// The elements of a block's stretch: 16 KiB of each stream, two rounds of its threads.
+// The elements of a tile: 2 KiB of each stream, two rounds of a warp.
 template <typename T>
-inline constexpr std::int32_t kUpdateChunk = 2 * kUpdateThreads * kUpdateUnroll * kWidest<T>;
+inline constexpr std::int32_t kUpdateTile = 2 * kWarp * kUpdateUnroll * kWidest<T>;
+
+// The elements of a tile of short entries, which stand side by side: four rounds of a warp.
+inline constexpr std::int32_t kShortUpdateTile = 4 * kWarp;
 
 template <typename T>
 struct UpdateLeaf {
@@ -31,9 +33,11 @@ struct UpdateLaunch {
   const T* coefficients;  // [batch][rows][row_length(layout)]
   RowLayout layout;
   bool has_params;
+  std::int64_t batch;
   std::int64_t rows;
+  std::int32_t tiles;
   std::int32_t leaves;
-  std::int32_t first_blocks[kCapacity];
+  std::int32_t first_tiles[kCapacity];
   UpdateLeaf<T> leaf[kCapacity];
 };
 
@@ -41,12 +45,18 @@ template <typename T, std::size_t kBytes>
 inline constexpr std::size_t kUpdateCapacity =
     leaves_in(kBytes, sizeof(UpdateLaunch<T, 1>), sizeof(UpdateLeaf<T>));
 
+constexpr std::int64_t update_tiles(const std::int64_t batch, const std::int64_t length,
+                                    const std::int64_t tile_length) {
+  return is_short(length) ? divided_up(batch * length, kShortUpdateTile)
+                          : batch * divided_up(length, tile_length);
+}
+
 template <typename T>
 LaunchPlan plan_of(const UpdateCall<T>& call, const std::size_t capacity) {
-  LaunchPlan plan(call.batch, kUpdateChunk<T>, capacity);
+  LaunchPlan plan(capacity);
   for (std::size_t i = 0; i < call.leaves.size(); ++i) {
-    const std::int64_t length = call.leaves[i].length;
-    if (call.batch * length != 0) plan.add_leaf(i, length);
+    const std::int64_t tiles = update_tiles(call.batch, call.leaves[i].length, kUpdateTile<T>);
+    if (tiles != 0) plan.add_leaf(i, tiles);
   }
   return plan;
 }
@@ -58,21 +68,24 @@ UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLau
   launch.coefficients = call.coefficients;
   launch.layout = call.layout;
   launch.has_params = call.has_params;
+  launch.batch = call.batch;
   launch.rows = call.rows;
+  launch.tiles = planned.tiles;
   launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
-    const auto [index, first_block] = planned.leaves[place];
-    launch.first_blocks[place] = first_block;
+    const auto [index, first_tile] = planned.leaves[place];
+    launch.first_tiles[place] = first_tile;
     launch.leaf[place] = {call.leaves[index], call.row_of(static_cast<std::int64_t>(index))};
   }
   return launch;
 }
 
-// Updates `count` packs of kPack elements each, the first at element `begin`.
-template <int kPack, Returns kReturns, typename T>
+// Updates `count` of the widest packs, the first at element `begin`.
+template <Returns kReturns, typename T>
 NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const std::int32_t begin,
-                                   const std::int32_t count, const std::int32_t thread) {
-  for (std::int32_t first = thread; first < count; first += kUpdateThreads * kUpdateUnroll) {
+                                   const std::int32_t count, const std::int32_t lane) {
+  constexpr int kPack = kWidest<T>;
+  for (std::int32_t first = lane; first < count; first += kWarp * kUpdateUnroll) {
     Pack<T, kPack> p[kUpdateUnroll];
     Pack<T, kPack> g[kUpdateUnroll];
     Pack<T, kPack> m[kUpdateUnroll];
@@ -80,7 +93,7 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
     // All loads come before the first use: what is in flight together hides the memory's latency.
     NADAM_XLA_UNROLL
     for (int u = 0; u < kUpdateUnroll; ++u) {
-      const std::int32_t pack = first + u * kUpdateThreads;
+      const std::int32_t pack = first + u * kWarp;
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
         p[u] = load<kPack>(s.params + i);
@@ -91,7 +104,7 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
     }
     NADAM_XLA_UNROLL
     for (int u = 0; u < kUpdateUnroll; ++u) {
-      const std::int32_t pack = first + u * kUpdateThreads;
+      const std::int32_t pack = first + u * kWarp;
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
         NADAM_XLA_UNROLL
@@ -110,8 +123,26 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
 }
 
 template <Returns kReturns, typename T>
-NADAM_XLA_INLINE void skip(const Streams<T>& s, const std::int32_t thread) {
-  for (std::int64_t i = thread; i < s.length; i += kUpdateThreads) {
+NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
+  const Updated<T> to = update_rule(row, s.params[i], s.grads[i], s.mu[i], s.nu[i]);
+  s.updated[i] = kReturns == Returns::kParams ? to.params : to.change;
+  s.mu_out[i] = to.mu;
+  s.nu_out[i] = to.nu;
+}
+
+// Updates the elements before and after the packs.
+template <Returns kReturns, typename T>
+NADAM_XLA_INLINE void update_rest(const Row<T>& row, const Streams<T>& s, const PackedParts& parts,
+                                  const std::int32_t lane) {
+  const std::int32_t packed = parts.packs * kWidest<T>;
+  for (std::int32_t i = lane; i < parts.head + parts.tail; i += kWarp) {
+    update_element<kReturns>(row, s, i < parts.head ? i : i + packed);
+  }
+}
+
+template <Returns kReturns, typename T>
+NADAM_XLA_INLINE void skip(const Streams<T>& s, const std::int32_t lane) {
+  for (std::int64_t i = lane; i < s.length; i += kWarp) {
     if (kReturns == Returns::kChange) s.updated[i] = T(0);
     if (kReturns == Returns::kParams && s.updated != s.params) s.updated[i] = s.params[i];
     if (s.mu_out != s.mu) s.mu_out[i] = s.mu[i];
@@ -128,28 +159,67 @@ NADAM_XLA_INLINE PackedParts parts_of(const Streams<T>& s, const std::int32_t le
   return alike ? packed_parts<T>(misaligned, length) : PackedParts{length, 0, 0};
 }
 
+template <typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, kCapacity>& launch, const UpdateLeaf<T>& leaf,
+                               const std::int64_t entry) {
+  const std::int64_t row = entry * launch.rows + leaf.row;
+  return read_row(launch.coefficients + row * row_length(launch.layout), launch.layout,
+                  launch.has_params);
+}
+
+// A tile of one entry.
+template <Returns kReturns, typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, kCapacity>& launch,
+                                  const UpdateLeaf<T>& leaf, const std::int32_t tile,
+                                  const std::int32_t lane) {
+  const std::int64_t length = leaf.streams.length;
+  const Stretch stretch = stretch_of(tile, length, kUpdateTile<T>);
+  const Streams<T> streams =
+      part_of(leaf.streams, stretch.entry * length + stretch.begin, stretch.length);
+  const Row<T> row = row_of(launch, leaf, stretch.entry);
+  if (row.skip) {
+    skip<kReturns>(streams, lane);
+    return;
+  }
+  const PackedParts parts = parts_of(streams, stretch.length);
+  update_packs<kReturns>(row, streams, parts.head, parts.packs, lane);
+  update_rest<kReturns>(row, streams, parts, lane);
+}
+
+// A tile of several entries, each with a row of its own.
+template <Returns kReturns, typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE void update_short_tile(const UpdateLaunch<T, kCapacity>& launch,
+                                        const UpdateLeaf<T>& leaf, const std::int32_t tile,
+                                        const std::int32_t lane) {
+  const std::int64_t length = leaf.streams.length;
+  const std::int64_t begin = static_cast<std::int64_t>(tile) * kShortUpdateTile;
+  const std::int64_t left = launch.batch * length - begin;
+  const std::int64_t end = begin + (left < kShortUpdateTile ? left : kShortUpdateTile);
+  for (std::int64_t i = begin + lane; i < end; i += kWarp) {
+    const Row<T> row = row_of(launch, leaf, i / length);
+    if (row.skip) {
+      skip<kReturns>(part_of(leaf.streams, i, 1), 0);
+    } else {
+      update_element<kReturns>(row, leaf.streams, i);
+    }
+  }
+}
+
 // All that one thread of one block does.
 template <Returns kReturns, typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE void run_update_thread(const UpdateLaunch<T, kCapacity>& launch,
                                         const std::int32_t block, const std::int32_t thread) {
-  const std::int32_t place = leaf_of(block, launch.first_blocks, launch.leaves);
+  const std::int64_t numbered = std::int64_t{kTilesOfBlock} * block + thread / kWarp;
+  if (numbered >= launch.tiles) return;
+  const auto tile = static_cast<std::int32_t>(numbered);
+  const std::int32_t place = leaf_of(tile, launch.first_tiles, launch.leaves);
   const UpdateLeaf<T>& leaf = launch.leaf[place];
-  const std::int64_t length = leaf.streams.length;
-  const Stretch stretch = stretch_of(block - launch.first_blocks[place], length, kUpdateChunk<T>);
-  const Streams<T> streams =
-      part_of(leaf.streams, stretch.entry * length + stretch.begin, stretch.length);
-  const std::int64_t row_index = stretch.entry * launch.rows + leaf.row;
-  const T* const coefficients = launch.coefficients + row_index * row_length(launch.layout);
-  const Row<T> row = read_row(coefficients, launch.layout, launch.has_params);
-  if (row.skip) {
-    skip<kReturns>(streams, thread);
-    return;
+  const std::int32_t in_leaf = tile - launch.first_tiles[place];
+  if (is_short(leaf.streams.length)) {
+    update_short_tile<kReturns>(launch, leaf, in_leaf, thread % kWarp);
+  } else {
+    update_tile<kReturns>(launch, leaf, in_leaf, thread % kWarp);
   }
-  const PackedParts parts = parts_of(streams, stretch.length);
-  const std::int32_t tail = stretch.length - parts.tail;
-  update_packs<kWidest<T>, kReturns>(row, streams, parts.head, parts.packs, thread);
-  update_packs<1, kReturns>(row, streams, 0, parts.head, thread);
-  update_packs<1, kReturns>(row, streams, tail, parts.tail, thread);
 }
 
 }  // namespace nadam_xla::cuda

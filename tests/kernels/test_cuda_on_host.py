@@ -17,24 +17,26 @@ from hypothesis import strategies as st
 from nadam_xla import _native_testing as native
 from nadam_xla.native import workspace_bytes
 
-LENGTHS = st.lists(st.integers(0, 700), max_size=12)
+WARP = 32
+LENGTHS = st.lists(st.integers(0, 700) | st.integers(0, 40), max_size=12)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     lengths=LENGTHS,
     batch=st.integers(1, 5),
-    chunk_length=st.sampled_from([1, 64, 100, 1000]),
+    tile_length=st.sampled_from([1, 64, 100, 1000]),
     capacity=st.integers(1, 5),
 )
-def test_the_blocks_cover_every_element_once(
-    lengths: list[int], batch: int, chunk_length: int, capacity: int
+def test_the_tiles_cover_every_element_once(
+    lengths: list[int], batch: int, tile_length: int, capacity: int
 ) -> None:
-    launches = native.blocks(lengths, batch, chunk_length, capacity)
+    launches = native.tiles(lengths, batch, tile_length, capacity)
     covered = [
         (leaf, entry, element)
         for launch in launches
-        for leaf, entry, begin, length in launch
+        for tile in launch
+        for leaf, entry, begin, length in tile
         for element in range(begin, begin + length)
     ]
     assert covered == [
@@ -44,26 +46,37 @@ def test_the_blocks_cover_every_element_once(
         for element in range(length)
     ]
     assert len(launches) == -(-len(lengths) // capacity), "each launch is full, but the last"
-    for launch in launches:
-        assert all(0 < length <= chunk_length for *_, length in launch)
+    for tile in (tile for launch in launches for tile in launch):
+        elements = sum(length for *_, length in tile)
+        of_short_entries = lengths[tile[0][0]] < WARP
+        assert 0 < elements <= (4 * WARP if of_short_entries else tile_length)
+        assert of_short_entries or len(tile) == 1
 
 
 def test_a_leaf_beyond_2_to_the_31_elements() -> None:
-    length, chunk_length = 2**31 + 200_000, 4096
-    ((*blocks,),) = native.blocks([100, length], 1, chunk_length, 8)
-    assert len(blocks) == 1 + -(-length // chunk_length)
-    assert blocks[-1] == (1, 0, length // chunk_length * chunk_length, length % chunk_length)
+    length, tile_length = 2**31 + 200_000, 4096
+    ((*tiles,),) = native.tiles([100, length], 1, tile_length, 8)
+    assert len(tiles) == 1 + -(-length // tile_length)
+    last = (1, 0, length // tile_length * tile_length, length % tile_length)
+    assert tiles[-1] == [last]
 
 
-def test_launches_are_split_before_a_grid_is_too_long() -> None:
+def test_launches_are_split_before_they_have_too_many_tiles() -> None:
     lengths = [3 * 2**28] * 8
-    launches = native.blocks_of_launches(lengths, 1, 1, 8)
+    launches = native.tiles_of_launches(lengths, 1, 1, 8)
     assert [sum(of_leaf for of_leaf in launch) for launch in launches] == [6 * 2**28] * 4
 
 
-def test_a_leaf_of_too_many_blocks_is_refused() -> None:
+def test_a_leaf_of_too_many_tiles_is_refused() -> None:
     with pytest.raises(ValueError, match="a leaf is too large for one launch"):
-        native.blocks_of_launches([2**31], 1, 1, 8)
+        native.tiles_of_launches([2**31], 1, 1, 8)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 31])
+def test_short_entries_of_a_population_share_a_warp(length: int) -> None:
+    for population in (10**6, 2**31):
+        ((tiles,),) = native.tiles_of_launches([length], population, 512, 8)
+        assert tiles == -(-population * length // (4 * WARP))
 
 
 def misaligned(values: np.ndarray, by: int) -> np.ndarray:
@@ -128,8 +141,8 @@ def run(
 @given(
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "float64"]),
-    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=5),
-    batch=st.integers(1, 3),
+    lengths=st.lists(st.integers(0, 300) | st.integers(0, 40), min_size=1, max_size=5),
+    batch=st.integers(1, 3) | st.just(70),
     a_row_each=st.booleans(),
     shift=st.integers(0, 3),
     alike=st.booleans(),
@@ -166,8 +179,8 @@ def test_the_update_is_the_oracles_to_the_bit(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("length", [2047, 2048, 2049, 4095, 4096, 4097, 20_000])
-def test_stretches_of_several_blocks(dtype: str, length: int) -> None:
+@pytest.mark.parametrize("length", [31, 32, 33, 255, 256, 257, 511, 512, 513, 20_000])
+def test_stretches_of_several_tiles_and_blocks(dtype: str, length: int) -> None:
     for shift in (0, 1):
         run(np.random.default_rng(length), dtype, [length, 3], shifts=(shift,) * 7)
 
@@ -194,8 +207,8 @@ def sums_of(leaves: list[np.ndarray], batch: int) -> np.ndarray:
 @given(
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "float64"]),
-    lengths=st.lists(st.integers(0, 9000), min_size=1, max_size=4),
-    batch=st.integers(1, 3),
+    lengths=st.lists(st.integers(0, 9000) | st.integers(0, 40), min_size=1, max_size=4),
+    batch=st.integers(1, 3) | st.just(70),
     shift=st.integers(0, 3),
     spare=st.sampled_from([0, 1, 7, 4096]),
 )
@@ -204,7 +217,7 @@ def test_sums_of_squares_with_any_workspace(
 ) -> None:
     rng = np.random.default_rng(seed)
     leaves = [misaligned(rng.normal(size=batch * n).astype(dtype), shift) for n in lengths]
-    # Without one part to spare there is room for leaves of one block each only.
+    # Without one part to spare there is room for entries of one tile each only.
     least = len(lengths) * batch + 1
     sums = native.sum_squares_as_on_gpu(leaves, batch, least + spare)
     np.testing.assert_allclose(sums, sums_of(leaves, batch), rtol=5e-7)
@@ -218,6 +231,6 @@ def test_the_sum_of_squares_of_a_large_leaf(size: int) -> None:
 
 
 def test_a_workspace_without_room_is_refused() -> None:
-    leaf: Any = np.ones(10, np.float32)
+    leaf: Any = np.ones(100, np.float32)
     with pytest.raises(ValueError, match=r"the workspace has 8 bytes; it must have at least 24"):
         native.sum_squares_as_on_gpu([leaf, leaf], 1, 1)
