@@ -61,8 +61,8 @@ MODULES: Mapping[str, ModuleType] = MappingProxyType(_modules())
 """By platform, as JAX names it. Each has ``registrations`` and ``register_with_runtime``."""
 
 WORKSPACE_PARTS = 4096
-"""The sums of squares that warps of a GPU leave for one another, beside one for each sum: enough for
-every GPU to be busy, few enough to be added up in no time."""
+"""The sums of squares that warps of a GPU leave for one another, beside one for each sum: enough
+for every GPU to be busy, few enough to be added up in no time."""
 
 
 def workspace_bytes(sums: int) -> int:

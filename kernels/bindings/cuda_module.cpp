@@ -34,9 +34,11 @@ nb::tuple driver_version() {
 
 NB_MODULE(_native_cuda, m) {
   using namespace nadam_xla;
-  define_registrations(m, {{ffi::update_target(RowLayout::kV1), "CUDA", &nadam_xla_update_v1_cuda},
-                           {ffi::update_target(RowLayout::kV2), "CUDA", &nadam_xla_update_v2_cuda},
-                           {ffi::kSumSquaresTarget, "CUDA", &nadam_xla_sum_squares_v1_cuda}});
+  XLA_FFI_Handler* const load = &nadam_xla_load_kernels_cuda;
+  define_registrations(
+      m, {{ffi::update_target(RowLayout::kV1), "CUDA", &nadam_xla_update_v1_cuda, load},
+          {ffi::update_target(RowLayout::kV2), "CUDA", &nadam_xla_update_v2_cuda, load},
+          {ffi::kSumSquaresTarget, "CUDA", &nadam_xla_sum_squares_v1_cuda, load}});
   m.def(
       "driver_version", &driver_version,
       "The newest CUDA that the driver can run, (major, minor); (0, 0) where there is no driver.");

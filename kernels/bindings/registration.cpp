@@ -25,7 +25,12 @@ std::string take_message(const XLA_FFI_Api* api, XLA_FFI_Error* error) {
 nb::dict capsules(const std::vector<Registration>& registrations) {
   nb::dict capsules;
   for (const Registration& r : registrations) {
-    capsules[r.target] = nb::capsule(reinterpret_cast<void*>(r.handler));
+    nb::dict stages;
+    stages["execute"] = nb::capsule(reinterpret_cast<void*>(r.execute));
+    if (r.initialize != nullptr) {
+      stages["initialize"] = nb::capsule(reinterpret_cast<void*>(r.initialize));
+    }
+    capsules[r.target] = stages;
   }
   return capsules;
 }
@@ -35,8 +40,8 @@ void register_with_runtime(const std::vector<Registration>& registrations,
   const auto* const api = reinterpret_cast<const XLA_FFI_Api*>(api_address);
   if (api == nullptr) throw std::invalid_argument("the address of the XLA FFI API is null");
   for (const Registration& r : registrations) {
-    XLA_FFI_Error* const error =
-        xla::ffi::Ffi::RegisterStaticHandler(api, r.target, r.platform, r.handler);
+    XLA_FFI_Error* const error = xla::ffi::Ffi::RegisterStaticHandler(
+        api, r.target, r.platform, {nullptr, nullptr, r.initialize, r.execute});
     if (error != nullptr) {
       throw std::runtime_error(std::string("could not register ") + r.target + " for " +
                                r.platform + ": " + take_message(api, error));
@@ -49,7 +54,8 @@ void register_with_runtime(const std::vector<Registration>& registrations,
 void define_registrations(nb::module_& m, std::vector<Registration> registrations) {
   m.def(
       "registrations", [registrations] { return capsules(registrations); },
-      "The handlers by custom-call target, as capsules for jax.ffi.register_ffi_target.");
+      "By custom-call target the handlers of its stages, as jax.ffi.register_ffi_target takes "
+      "them.");
   m.def(
       "register_with_runtime",
       [registrations = std::move(registrations)](std::uintptr_t api_address) {

@@ -12,7 +12,8 @@ namespace nadam_xla {
 struct Registration {
   const char* target;
   const char* platform;  // as the C API names it
-  XLA_FFI_Handler* handler;
+  XLA_FFI_Handler* execute;
+  XLA_FFI_Handler* initialize = nullptr;  // run before a program is, where there is one
 };
 
 // Defines `registrations` and `register_with_runtime` in the module.

@@ -1,10 +1,13 @@
 // The Python module nadam_xla._native_cuda_testing, built for tests alone: launches of the CUDA
 // layer as a machine without a GPU sees them, and what a handler says of itself.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "kernels/cuda/sum_squares.h"
@@ -48,9 +51,40 @@ std::tuple<std::int64_t, std::int64_t, std::uint32_t> metadata(const nb::capsule
 }  // namespace
 }  // namespace nadam_xla
 
+struct XLA_FFI_Error {
+  std::string message;
+};
+
+namespace nadam_xla {
+namespace {
+
+XLA_FFI_Error* create_error(XLA_FFI_Error_Create_Args* const args) {
+  return std::make_unique<XLA_FFI_Error>(XLA_FFI_Error{args->message}).release();
+}
+
+// What a handler of the stage before a program runs says, called as XLA would.
+std::string initialize(const nb::capsule& capsule) {
+  XLA_FFI_Api api{};
+  api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
+  api.api_version.major_version = XLA_FFI_API_MAJOR;
+  api.api_version.minor_version = XLA_FFI_API_MINOR;
+  api.XLA_FFI_Error_Create = &create_error;
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.api = &api;
+  frame.stage = XLA_FFI_ExecutionStage_INITIALIZE;
+  auto* const handler = reinterpret_cast<XLA_FFI_Handler*>(capsule.data());
+  const std::unique_ptr<XLA_FFI_Error> error(handler(&frame));
+  return error == nullptr ? "" : error->message;
+}
+
+}  // namespace
+}  // namespace nadam_xla
+
 NB_MODULE(_native_cuda_testing, m) {
   m.def("update", &nadam_xla::update);
   m.def("sum_squares", &nadam_xla::sum_squares);
+  m.def("initialize", &nadam_xla::initialize, nb::arg("capsule"));
   m.def("metadata", &nadam_xla::metadata, nb::arg("capsule"));
   m.attr("COMMAND_BUFFER_COMPATIBLE") =
       static_cast<int>(XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE);

@@ -1,4 +1,4 @@
-// Starting a kernel whose one parameter is a struct.
+// Loading kernels, and starting one whose one parameter is a struct.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,6 +18,12 @@ void launch(void (*kernel)(Parameters), const std::int64_t blocks, const Paramet
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, parameters), what);
+}
+
+template <typename... Kernel>
+void load(const char* const what, Kernel* const... kernels) {
+  cudaFuncAttributes attributes{};
+  (check(cudaFuncGetAttributes(&attributes, kernels), what), ...);
 }
 
 }  // namespace nadam_xla::cuda

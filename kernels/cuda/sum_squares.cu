@@ -78,6 +78,24 @@ void sum_squares(const SumSquaresCall<T>& call, const Workspace& workspace,
   }
 }
 
+namespace {
+
+template <typename T, std::size_t kBytes>
+void load_kernels() {
+  constexpr std::size_t kCapacity = kSumSquaresCapacity<T, kBytes>;
+  load("loading the kernels of the sums of squares", sum_parts_kernel<T, kCapacity>,
+       add_parts_kernel<T, kCapacity>);
+}
+
+}  // namespace
+
+void load_sum_squares_kernels() {
+  load_kernels<float, kSmallParameters>();
+  load_kernels<float, kLargestParameters>();
+  load_kernels<double, kSmallParameters>();
+  load_kernels<double, kLargestParameters>();
+}
+
 template void sum_squares(const SumSquaresCall<float>&, const Workspace&, cudaStream_t);
 template void sum_squares(const SumSquaresCall<double>&, const Workspace&, cudaStream_t);
 

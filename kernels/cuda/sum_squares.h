@@ -16,6 +16,9 @@ namespace nadam_xla::cuda {
 template <typename T>
 void sum_squares(const SumSquaresCall<T>& call, const Workspace& workspace, cudaStream_t stream);
 
+// As load_update_kernels.
+void load_sum_squares_kernels();
+
 extern template void sum_squares(const SumSquaresCall<float>&, const Workspace&, cudaStream_t);
 extern template void sum_squares(const SumSquaresCall<double>&, const Workspace&, cudaStream_t);
 

@@ -39,6 +39,24 @@ void update(const UpdateCall<T>& call, const cudaStream_t stream) {
   }
 }
 
+namespace {
+
+template <typename T, std::size_t kBytes>
+void load_kernels() {
+  constexpr std::size_t kCapacity = kUpdateCapacity<T, kBytes>;
+  load("loading the kernels of the update", update_kernel<Returns::kParams, T, kCapacity>,
+       update_kernel<Returns::kChange, T, kCapacity>);
+}
+
+}  // namespace
+
+void load_update_kernels() {
+  load_kernels<float, kSmallParameters>();
+  load_kernels<float, kLargestParameters>();
+  load_kernels<double, kSmallParameters>();
+  load_kernels<double, kLargestParameters>();
+}
+
 template void update(const UpdateCall<float>&, cudaStream_t);
 template void update(const UpdateCall<double>&, cudaStream_t);
 

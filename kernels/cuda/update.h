@@ -13,6 +13,11 @@ namespace nadam_xla::cuda {
 template <typename T>
 void update(const UpdateCall<T>& call, cudaStream_t stream);
 
+// Has the current device load the kernels. CUDA does so at the first launch by default, which may
+// stand in a capture, where nothing may be loaded. Throws std::runtime_error for an error of
+// CUDA's.
+void load_update_kernels();
+
 extern template void update(const UpdateCall<float>&, cudaStream_t);
 extern template void update(const UpdateCall<double>&, cudaStream_t);
 

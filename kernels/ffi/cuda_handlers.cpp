@@ -2,6 +2,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
+#include <exception>
+#include <mutex>
+#include <string>
+
+#include "kernels/cuda/check.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
 #include "kernels/ffi/decode.h"
@@ -60,8 +66,26 @@ Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Res
   });
 }
 
+// XLA calls this before each run of a program, outside of any capture.
+Error load_kernels(const RemainingArgs /*arguments*/, const RemainingRets /*results*/) try {
+  static std::array<std::once_flag, 64> loaded;  // on each device
+  int device = 0;
+  cuda::check(cudaGetDevice(&device), "asking for the current device");
+  std::call_once(loaded.at(device), [] {
+    cuda::load_update_kernels();
+    cuda::load_sum_squares_kernels();
+  });
+  return Error::Success();
+} catch (const std::exception& error) {
+  return Error::Internal(std::string("nadam_xla: ") + error.what());
+}
+
 }  // namespace
 }  // namespace nadam_xla::ffi
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    nadam_xla_load_kernels_cuda, nadam_xla::ffi::load_kernels,
+    xla::ffi::Ffi::Bind<xla::ffi::ExecutionStage::kInitialize>().RemainingArgs().RemainingRets());
 
 // They only enqueue work on the stream, so XLA may record them in a command buffer (a CUDA graph).
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update_v1,

@@ -47,8 +47,8 @@ def install() -> None:
     _check_jax_version()
     _check_ffi_version()
     for platform, module in native.MODULES.items():
-        for target, handler in module.registrations().items():
-            jax.ffi.register_ffi_target(target, handler, platform=_NAMES_IN_XLA[platform])
+        for target, stages in module.registrations().items():
+            jax.ffi.register_ffi_target(target, stages, platform=_NAMES_IN_XLA[platform])
     devices_during_lowering().add(nadam_update_p)
     # Not cached: JAX would lower it into a function of its own, in which no operand tells whether
     # the caller donated it. One rule for all platforms: JAX 0.10 to 0.12 fails on a program for

@@ -35,8 +35,8 @@ def test_xla_may_record_the_calls_in_a_cuda_graph() -> None:
         "cuda": _native_cuda_testing.COMMAND_BUFFER_COMPATIBLE,
         "cpu": 0,
     }.items():
-        for handler in MODULES[platform].registrations().values():
-            assert _native_cuda_testing.metadata(handler) == (*version_of_ffi, traits)
+        for stages in MODULES[platform].registrations().values():
+            assert _native_cuda_testing.metadata(stages["execute"]) == (*version_of_ffi, traits)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,19 @@ def test_an_error_of_cudas_says_what_failed(launch: str, name: str) -> None:
 
 def test_cpu_runtimes_get_an_error_from_a_cuda_handler() -> None:
     """It finds no stream there, and says so; it does not crash."""
-    handler = _native_cuda.registrations()["nadam_xla_sum_squares_v1"]
+    handler = _native_cuda.registrations()["nadam_xla_sum_squares_v1"]["execute"]
     jax.ffi.register_ffi_target("sum_squares_of_cuda", handler, platform="cpu")
     results = [jax.ShapeDtypeStruct((1,), "float32"), jax.ShapeDtypeStruct((800,), "uint8")]
     with pytest.raises(Exception, match=r"stream"):
         jax.block_until_ready(jax.ffi.ffi_call("sum_squares_of_cuda", results)(jax.numpy.ones(3)))
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU, so nothing fails")
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_kernels_are_loaded_before_a_program_runs_and_may_be_captured(target: str) -> None:
+    handler = _native_cuda.registrations()[target]["initialize"]
+    error = _native_cuda_testing.initialize(handler)
+    assert re.match(r"nadam_xla: asking for the current device failed with cudaError\w+: .+", error)
 
 
 def cuobjdump(*arguments: str) -> str:
