@@ -1,5 +1,6 @@
-"""The native modules of this installation: the kernels of each platform that it was built for."""
+"""The native modules of this installation, and which platforms have no kernel here, and why."""
 
+import os
 import warnings
 from collections.abc import Collection, Mapping
 from importlib import import_module
@@ -8,16 +9,53 @@ from typing import Any
 
 from nadam_xla import _native
 
+DISABLE = "NADAM_XLA_DISABLE"
+"""The environment variable that turns kernels off: platforms, with commas between them."""
 
-def _modules() -> dict[str, ModuleType]:
-    modules: dict[str, ModuleType] = {"cpu": _native}
-    try:
-        cuda = import_module("nadam_xla._native_cuda")
-    except ModuleNotFoundError:
-        return modules  # built without nvcc
-    if driver_can_run(cuda):
-        modules["cuda"] = cuda
-    return modules
+PLATFORMS = ("cpu", "cuda")
+
+
+def _disabled(given: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in given.split(",")) - {""}
+    if not names <= set(PLATFORMS):
+        raise ImportError(
+            f"{DISABLE} is {given!r}; it turns kernels off by platform, and may name"
+            f" {' and '.join(PLATFORMS)}, with a comma between them"
+        )
+    return names
+
+
+def _modules() -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """The modules by platform, and for the others the reason."""
+    modules: dict[str, ModuleType] = {}
+    reasons = dict.fromkeys(DISABLED, f"{DISABLE} turns nadam_xla's kernels off for it")
+    if "cpu" not in reasons:
+        modules["cpu"] = _native
+    if "cuda" not in reasons:
+        try:
+            cuda = import_module("nadam_xla._native_cuda")
+        except ModuleNotFoundError:
+            reasons["cuda"] = "nadam_xla was built without nvcc, and so without kernels for it"
+        else:
+            if driver_can_run(cuda):
+                modules["cuda"] = cuda
+            else:
+                reasons["cuda"] = "the driver is older than nadam_xla's CUDA module"
+    return modules, reasons
+
+
+def why_no_kernel(platform: str) -> str | None:
+    """Why programs that this process runs on a platform do not call the kernels; None if they do.
+
+    JAX runs plain StableHLO then, Keras its own update. That a GPU is older than the module's
+    oldest code is known when a program is lowered for it: see :func:`has_code_for`.
+
+    Args:
+        platform: as JAX names it: ``"cpu"``, ``"cuda"``, ``"tpu"``.
+    """
+    if platform in MODULES:
+        return None
+    return _reasons.get(platform, "nadam_xla has no kernels for it")
 
 
 def driver_can_run(cuda_module: Any) -> bool:
@@ -57,7 +95,12 @@ def has_code_for(cuda_module: Any, capabilities: Collection[tuple[int, int]]) ->
     return False
 
 
-MODULES: Mapping[str, ModuleType] = MappingProxyType(_modules())
+DISABLED = _disabled(os.environ.get(DISABLE, ""))
+"""The platforms whose kernels are turned off, in programs that are exported too."""
+
+_found, _reasons = _modules()
+
+MODULES: Mapping[str, ModuleType] = MappingProxyType(_found)
 """By platform, as JAX names it. Each has ``registrations`` and ``register_with_runtime``."""
 
 WORKSPACE_PARTS = 4096

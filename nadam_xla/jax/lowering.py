@@ -146,7 +146,7 @@ def has_kernel(platform: str, ctx: Any) -> bool:
     exported one will find its own where it is run.
     """
     if ctx.module_context.lowering_parameters.for_export:
-        return platform in PLATFORMS_WITH_KERNEL
+        return platform in PLATFORMS_WITH_KERNEL and platform not in native.DISABLED
     return platform in native.MODULES and (platform != "cuda" or _gpus_can_run_kernels())
 
 

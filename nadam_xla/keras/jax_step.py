@@ -16,7 +16,7 @@ from nadam_xla.keras.fused_step import (
     state_of,
 )
 from nadam_xla.keras.hyperparameters import Hyperparameters
-from nadam_xla.native import MODULES
+from nadam_xla.native import why_no_kernel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,8 +33,9 @@ def as_written(function: Function) -> Function:
 def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
     """Why the fused step cannot run for these variables, or None where it can."""
     backend = jax.default_backend()
-    if backend != "cpu" and not (backend == "gpu" and "cuda" in MODULES):
-        return f"nadam_xla has no kernel for JAX's platform {backend!r} here"
+    reason = why_no_kernel("cuda" if backend == "gpu" else backend)
+    if reason is not None:
+        return f"on JAX's platform {backend!r} nothing is fused: {reason}"
     indices = {optimizer._get_variable_index(v) for v in trainable_variables}
     if len(indices) < len(trainable_variables):
         return f"{optimizer.name} was given a variable twice in one step"

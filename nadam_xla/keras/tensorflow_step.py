@@ -95,4 +95,5 @@ def _has_kernel(device: str, has_replicas: bool) -> bool:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
     # Replicas on GPUs reduce in other ways, which nobody has tried.
     on_gpus = "CUDA" in runtime.PLATFORMS and not has_replicas
-    return device_type in {None, "CPU", *(["GPU"] if on_gpus else [])}
+    on_cpu = "CPU" in runtime.PLATFORMS
+    return device_type in {*([None, "CPU"] if on_cpu else []), *(["GPU"] if on_gpus else [])}

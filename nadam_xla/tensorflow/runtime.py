@@ -24,13 +24,14 @@ _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 
 def _platforms() -> tuple[str, ...]:
     """The platforms of this process that have kernels, as TensorFlow's XLA names them."""
+    cpu = ("CPU",) if "cpu" in native.MODULES else ()
     has_cuda = "cuda" in native.MODULES and tf.test.is_built_with_cuda()
     gpus = tf.config.list_physical_devices("GPU") if has_cuda else []
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     found = [d["compute_capability"] for d in details if "compute_capability" in d]
     if gpus and native.has_code_for(native.MODULES["cuda"], found):
-        return ("CPU", "CUDA")
-    return ("CPU",)
+        return (*cpu, "CUDA")
+    return cpu
 
 
 def _register_kernels() -> None:
@@ -64,6 +65,8 @@ call_module, _why_unavailable = _load()
 
 def unavailable() -> str | None:
     """Why the fused update cannot run in this TensorFlow; None where it can."""
+    if not PLATFORMS:
+        return f"nothing is fused on the CPU: {native.why_no_kernel('cpu')}"
     if _why_unavailable is None:
         return None
     return (
