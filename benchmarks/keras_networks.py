@@ -17,6 +17,11 @@ class Network(NamedTuple):
     batch: int
     batches: int  # of a fit
     turns: int
+    compiled_in: tuple[Any, ...] = (
+        "auto",
+        True,
+        False,
+    )  # of TensorFlow's ways, where "auto" is True
 
 
 def dense(depth: int, width: int) -> keras.Model:
@@ -64,9 +69,9 @@ NETWORKS = {
     "40 dense layers of 512, batch 64": _dense(40, 512),
     "4 dense layers of 2048, batch 64": _dense(4, 2048),
     "transformer, 12 layers of 512": Network(
-        transformer, (128, 512), (128, 512), batch=8, batches=3, turns=5
+        transformer, (128, 512), (128, 512), batch=8, batches=2, turns=4, compiled_in=(True, False)
     ),
     "ResNet-18, 16 images of 32x32": Network(
-        residual, (32, 32, 3), (10,), batch=16, batches=3, turns=5
+        residual, (32, 32, 3), (10,), batch=16, batches=3, turns=4, compiled_in=(True, False)
     ),
 }

@@ -19,15 +19,13 @@ from benchmarks.records import MILLISECONDS, Record, records_of
 
 BACKEND = keras.backend.backend()
 CLIPPING = {"": None, ", clipped by global norm": 1.0}
-COMPILED_IN = {"jax": ("auto",), "tensorflow": ("auto", True, False)}[BACKEND]
-CASES_MEASURED = len(CLIPPING) * len(NETWORKS) * len(COMPILED_IN)
 
 
 def measure() -> Iterator[list[Record]]:
     """The records of each network, clipped and not, in each way."""
     for name, network in NETWORKS.items():
         for how, norm in CLIPPING.items():
-            for jit_compile in COMPILED_IN:
+            for jit_compile in ways_of(network):
                 compiled = "" if BACKEND == "jax" else f", jit_compile={jit_compile}"
                 yield records_of(
                     f"Whole training step, Keras on {BACKEND}, model.fit{compiled}",
@@ -36,6 +34,14 @@ def measure() -> Iterator[list[Record]]:
                     interleave_figures(fits(network, norm, jit_compile), network.turns),
                     scale=MILLISECONDS,
                 )
+
+
+def ways_of(network: Network) -> tuple[Any, ...]:
+    """The values of ``jit_compile``; on JAX everything is compiled."""
+    return ("auto",) if BACKEND == "jax" else network.compiled_in
+
+
+CASES_MEASURED = len(CLIPPING) * sum(len(ways_of(network)) for network in NETWORKS.values())
 
 
 def fits(network: Network, norm: float | None, jit_compile: Any) -> dict[str, Callable[[], float]]:
