@@ -20,8 +20,10 @@ from nadam_xla.jax.primitive import (
     dtypes_of_results,
     nadam_update_p,
     reference,
+    reference_of_row,
     update_in_place_p,
 )
+from nadam_xla.jax.table_columns import columns_of, constant_of
 from nadam_xla.streams import Streams, of_leaves
 
 OLDEST_JAX = (0, 8, 2)
@@ -139,6 +141,20 @@ _lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
 _lower_to_stablehlo = mlir.lower_fun(reference, multiple_results=True)
 
 
+def _lower_row_to_stablehlo(ctx: Any, table: Any, *leaves: Any, streams: Streams) -> Any:
+    """As few operations as the coefficients that are known leave over."""
+    columns = columns_of(table)
+    if columns is None:
+        return _lower_to_stablehlo(ctx, table, *leaves, streams=streams)
+    table_aval, *avals = ctx.avals_in
+    known = [constant_of(column) for column in columns]
+    given = [column for column, number in zip(columns, known, strict=True) if number is None]
+    scalars = [table_aval.update(shape=(), sharding=None)] * len(given)
+    function = partial(reference_of_row, known=known, dtype=table_aval.dtype, streams=streams)
+    lower = mlir.lower_fun(function, multiple_results=True)
+    return lower(ctx.replace(avals_in=[*scalars, *avals]), *given, *leaves)
+
+
 def has_kernel(platform: str, ctx: Any) -> bool:
     """Whether a program for this platform can call the kernels.
 
@@ -166,12 +182,12 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     platforms = ctx.platforms or ctx.module_context.platforms
     with_kernel = [has_kernel(platform, ctx) for platform in platforms]
     partitioned = is_partitioned(ctx.module_context.axis_context)
+    if any(with_kernel) and not all(with_kernel) and not partitioned:
+        return _lower_to_choice(ctx, *operands, streams=streams)
     if not all(with_kernel):
-        choose = any(with_kernel) and not partitioned
-        lower = _lower_to_choice if choose else _lower_to_stablehlo
-        return lower(ctx, *operands, streams=streams)
+        return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     if partitioned and not _can_partition_call(ctx):
-        return _lower_to_stablehlo(ctx, *operands, streams=streams)
+        return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = _lower_partitioned if partitioned else _lower_in_place
     platform = "cpu" if "cpu" in platforms else "gpu"
     whole = Call(streams, _aliased(ctx, operands, streams), first_row=0)

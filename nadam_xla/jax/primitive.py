@@ -48,7 +48,30 @@ class Call(NamedTuple):
 
 def reference(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
     """The reference rule over the primitive's flat operands."""
-    wide = streams.by_name([x.astype(coefficients.dtype) for x in leaves])
+    return _reference(coefficients, coefficients.dtype, leaves, streams)
+
+
+def reference_of_row(
+    *operands: jax.Array, known: Sequence[float | None], dtype: Any, streams: Streams
+) -> list[jax.Array]:
+    """The same for a table of one row, of which some coefficients are known.
+
+    Args:
+        *operands: the other coefficients, scalars, and then the leaves.
+        known: each coefficient that is known; None for those that are given.
+        dtype: the table's.
+        streams: as everywhere.
+    """
+    unknown = sum(coefficient is None for coefficient in known)
+    given = iter(operands[:unknown])
+    row = Coefficients(*(next(given) if number is None else number for number in known))
+    return _reference(row, dtype, operands[unknown:], streams)
+
+
+def _reference(
+    coefficients: jax.Array | Coefficients, dtype: Any, leaves: Sequence[Any], streams: Streams
+) -> list[jax.Array]:
+    wide = streams.by_name([x.astype(dtype) for x in leaves])
     grads, mu, nu = wide["grads"], wide["mu"], wide["nu"]
     params = wide["params"] if streams.has_params else [jnp.zeros_like(grad) for grad in grads]
     results = update_reference(

@@ -12,7 +12,7 @@ from nadam_xla.coefficients import Coefficients
 
 
 def update_reference(
-    coefficients: jax.Array,
+    coefficients: jax.Array | Coefficients,
     params: Sequence[jax.Array],
     grads: Sequence[jax.Array],
     mu: Sequence[jax.Array],
@@ -20,7 +20,11 @@ def update_reference(
     *,
     returns_change: bool,
 ) -> list[jax.Array]:
-    """The primitive's meaning: its operands, and its results in the order that it returns them."""
+    """The primitive's meaning: its operands, and its results in the order that it returns them.
+
+    In the place of the table there may be one row for all, of scalars or of Python's numbers: of
+    these a term that is off is left out.
+    """
     leaves = [
         _update_leaf(_row_of(coefficients, leaf, p), p, g, m, v, returns_change)
         for leaf, (p, g, m, v) in enumerate(zip(params, grads, mu, nu, strict=True))
@@ -28,8 +32,10 @@ def update_reference(
     return [result for group in zip(*leaves, strict=True) for result in group]
 
 
-def _row_of(coefficients: jax.Array, leaf: int, params: jax.Array) -> Coefficients:
+def _row_of(coefficients: jax.Array | Coefficients, leaf: int, params: jax.Array) -> Coefficients:
     """The leaf's row, each coefficient shaped to broadcast along the leaf's batch axis."""
+    if isinstance(coefficients, Coefficients):
+        return coefficients
     batch, rows, _ = coefficients.shape
     row = coefficients[:, leaf if rows > 1 else 0]
     shape = (batch,) + (1,) * (params.ndim - 1) if batch != 1 else ()
@@ -44,6 +50,9 @@ def _update_leaf(
     v: jax.Array,
     returns_change: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    if _is_off(row.skip):
+        new_p, change, mu, nu = _rule(row, p, g, m, v)
+        return change if returns_change else new_p, mu, nu
     skip = row.skip != 0
     # What is skipped is computed of ones: of an infinite gradient its derivative would be NaN.
     given = jax.tree.map(lambda x: jnp.where(skip, jnp.ones_like(x), x), (row, p, g, m, v))
@@ -60,9 +69,7 @@ def _rule(
     row: Coefficients, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The new parameter, its change, and the new moments."""
-    scaled = row.grad_scale * g
-    clamped = jnp.clip(scaled, -row.clip_value, row.clip_value)
-    gradient = jnp.where(row.clip_value == 0, scaled, clamped) + _product_if_on(row.l2, p)
+    gradient = _clamped(row.grad_scale * g, row.clip_value) + _product_if_on(row.l2, p)
     mu = row.b1 * m + row.one_minus_b1 * gradient
     nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient)
     decayed = _product_if_on(row.decay, p)
@@ -72,11 +79,24 @@ def _rule(
     return p - decayed - step, -(decayed + step), mu, nu
 
 
-def _product_if_on(coefficient: jax.Array, x: jax.Array) -> jax.Array:
+def _is_off(coefficient: jax.Array | float) -> bool:
+    """Whether it is zero and known to be: no array, of which nobody takes the derivative."""
+    return isinstance(coefficient, float) and coefficient == 0
+
+
+def _clamped(scaled: jax.Array, limit: jax.Array | float) -> jax.Array:
+    if _is_off(limit):
+        return scaled
+    return jnp.where(limit == 0, scaled, jnp.clip(scaled, -limit, limit))
+
+
+def _product_if_on(coefficient: jax.Array | float, x: jax.Array) -> jax.Array | float:
     """Zero where the coefficient switches the term off, which 0 * infinity would not be.
 
     A finite factor stays, for the derivative with respect to a coefficient that is zero.
     """
+    if _is_off(coefficient):
+        return 0.0
     return coefficient * jnp.where((coefficient == 0) & ~jnp.isfinite(x), jnp.zeros_like(x), x)
 
 
