@@ -28,7 +28,8 @@ PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bi
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-all \
-    test-lowest-jax test-newest-jax test-lowest-tensorflow bench lint format clean
+    test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices absent-devices bench \
+    lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -64,12 +65,14 @@ test-keras-torch: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; Keras's training curves for each argument; and Keras's own tests with our class.
+# user installs it; Keras's training curves for each argument; Keras's own tests with our class; and
+# what XLA's compilers make of steps for GPUs and TPUs that are not there.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
-    $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) test-lowest-jax test-newest-jax test-lowest-tensorflow test-curves-jax \
-	    test-curves-tensorflow test-keras-own-jax test-keras-own-tensorflow
+    $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
+	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
+	    test-lowest-tensorflow test-curves-jax test-curves-tensorflow test-keras-own-jax \
+	    test-keras-own-tensorflow
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -105,6 +108,22 @@ test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
 $(VENV)-lowest-tensorflow/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-tensorflow/.installed: PINS = $(LOWEST_TENSORFLOW)
 $(VENV)-lowest-tensorflow/.installed: EXTRA = test-tensorflow
+
+# A folder beside the environment: in it, the plugins would have JAX look for GPUs and TPUs.
+WITH_COMPILERS = PYTHONPATH=$(abspath $(VENV)-compilers) PATH="$$PATH:$(PTXAS)"
+PTXAS = $(abspath $(dir $(firstword $(wildcard $(VENV)-cuda/lib/python*/site-packages/nvidia/cu*/bin/ptxas))))
+
+test-absent-devices: $(VENV)-compilers/.installed
+	$(WITH_COMPILERS) $(BIN)/python -m pytest tests/compiled_for
+
+absent-devices: $(VENV)-compilers/.installed
+	$(WITH_COMPILERS) $(BIN)/python tests/absent_devices.py
+
+$(VENV)-compilers/.installed: pyproject.toml | $(VENV)/.with-test
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) \
+	    $$($(BIN)/python tests/absent_devices.py --packages)
+	touch $@
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
