@@ -17,11 +17,8 @@ class Network(NamedTuple):
     batch: int
     batches: int  # of a fit
     turns: int
-    compiled_in: tuple[Any, ...] = (
-        "auto",
-        True,
-        False,
-    )  # of TensorFlow's ways, where "auto" is True
+    # TensorFlow's ways; on a machine without another device than CPUs, "auto" is False.
+    compiled_in: tuple[Any, ...] = ("auto", True, False)
 
 
 def dense(depth: int, width: int) -> keras.Model:
