@@ -99,6 +99,7 @@ class Program(NamedTuple):
 
     text: str
     temporary: int  # bytes on a device
+    moved: float  # bytes from and to memory on a TPU, by XLA's own count
 
     @property
     def calls(self) -> int:
@@ -125,9 +126,11 @@ def dense_params() -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)] * DEPTH
 
 
-def step_of(tx: Any, loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
-    def step(params: Any, state: Any, x: jax.Array) -> Any:
-        grads = jax.grad(loss)(params, x)
+def step_of(tx: Any, loss: Loss | None) -> Callable[[Any, Any, Any], Any]:
+    """A whole step from inputs; without a loss, the update alone from gradients."""
+
+    def step(params: Any, state: Any, x: Any) -> Any:
+        grads = x if loss is None else jax.grad(loss)(params, x)
         if hasattr(tx, "apply"):
             return tx.apply(grads, state, params)
         updates, state = tx.update(grads, state, params)
@@ -142,7 +145,7 @@ def compiled_for(
     specs: tuple[P, P] = (P(), P()),
     *,
     mesh: Mesh | None = None,
-    loss: Loss = dense,
+    loss: Loss | None = dense,
     params: Any = None,
     x: tuple[int, ...] = (BATCH, WIDTH),
 ) -> Program:
@@ -153,7 +156,7 @@ def compiled_for(
         tx: an optimizer.
         specs: how the parameters and how the moments are cut.
         mesh: of the devices, where it is there already.
-        loss: of parameters and inputs.
+        loss: of parameters and inputs; None for the update alone.
         params: their shapes; those of the dense network by default.
         x: the shape of the inputs, which are cut along the batch.
     """
@@ -168,10 +171,12 @@ def compiled_for(
     state = jax.tree.map(lambda leaf: placed(leaf, of_moments), jax.eval_shape(tx.init, params))
     out = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     step = jax.jit(step_of(tx, loss), donate_argnums=(0, 1), out_shardings=out)
-    inputs = placed(jax.ShapeDtypeStruct(x, jnp.float32), P("d"))
+    inputs = params if loss is None else placed(jax.ShapeDtypeStruct(x, jnp.float32), P("d"))
     lowered = step.trace(params, state, inputs).lower(lowering_platforms=(platform_of(name),))
     program = lowered.compile()
-    return Program(program.as_text(), program.memory_analysis().temp_size_in_bytes)
+    temporary = program.memory_analysis().temp_size_in_bytes
+    counted = program.cost_analysis() or {}
+    return Program(program.as_text(), temporary, counted.get("bytes accessed", 0.0))
 
 
 def layouts_of(mesh: Mesh) -> dict[str, tuple[P, P]]:

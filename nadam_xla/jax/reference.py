@@ -69,13 +69,18 @@ def _rule(
     row: Coefficients, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The new parameter, its change, and the new moments."""
-    gradient = _clamped(row.grad_scale * g, row.clip_value) + _product_if_on(row.l2, p)
-    mu = row.b1 * m + row.one_minus_b1 * gradient
-    nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient)
-    decayed = _product_if_on(row.decay, p)
+    gradient = _clamped(row.grad_scale * g, row.clip_value)
+    if not _is_off(row.l2):
+        gradient += _product_if_on(row.l2, p)
+    # In optax's order: XLA for TPUs schedules by it what it moves into the chip's own memory.
+    mu = row.one_minus_b1 * gradient + row.b1 * m
+    nu = row.one_minus_b2 * (gradient * gradient) + row.b2 * v
     step = row.learning_rate * (
         (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
+    if _is_off(row.decay):
+        return p - step, -step, mu, nu
+    decayed = _product_if_on(row.decay, p)
     return p - decayed - step, -(decayed + step), mu, nu
 
 
@@ -90,13 +95,11 @@ def _clamped(scaled: jax.Array, limit: jax.Array | float) -> jax.Array:
     return jnp.where(limit == 0, scaled, jnp.clip(scaled, -limit, limit))
 
 
-def _product_if_on(coefficient: jax.Array | float, x: jax.Array) -> jax.Array | float:
+def _product_if_on(coefficient: jax.Array | float, x: jax.Array) -> jax.Array:
     """Zero where the coefficient switches the term off, which 0 * infinity would not be.
 
     A finite factor stays, for the derivative with respect to a coefficient that is zero.
     """
-    if _is_off(coefficient):
-        return 0.0
     return coefficient * jnp.where((coefficient == 0) & ~jnp.isfinite(x), jnp.zeros_like(x), x)
 
 
