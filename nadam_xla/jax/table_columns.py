@@ -42,7 +42,12 @@ def _viewed(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    return "" if isinstance(value, ir.BlockArgument) else str(value.owner.name)
+    """Of the operation that makes the value; none of an argument.
+
+    JAX 0.8.2's operands are values of no class of their own, so the owner is asked.
+    """
+    owner = value.owner
+    return "" if isinstance(owner, ir.Block) else str(owner.name)
 
 
 def _size(value: Any) -> int:
