@@ -41,9 +41,11 @@ def parameters(name: str) -> int:
 
 
 def jax_contenders(name: str) -> dict[str, Callable[[], None]]:
-    from benchmarks.training_jax import one_turn  # noqa: PLC0415 - that process's
+    from benchmarks import networks, training_jax  # noqa: PLC0415 - that process's
 
-    return {OURS: one_turn(name, None, OURS)}
+    network = networks.NETWORKS[name]()._replace(steps=STEPS[name])
+    _, run = training_jax.turn(network, *training_jax.contenders(None)[OURS])
+    return {OURS: run}
 
 
 def torch_contenders(name: str) -> dict[str, Callable[[], None]]:

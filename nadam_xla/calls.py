@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+_GPU = ("gpu", "cuda")  # a process's backend, and the platform that a program is lowered for
+
 _LEAVES_IN_CALL = 32
 _LEAVES_IN_CALL_ON_GPU = 256
 
@@ -17,9 +19,9 @@ def leaves_in_call(platform: str) -> int:
     the start of a call, which is the launch of a kernel.
 
     Args:
-        platform: as ``jax.default_backend`` names it.
+        platform: as ``jax.default_backend`` names it, or as a program does that is lowered for it.
     """
-    return _LEAVES_IN_CALL_ON_GPU if platform == "gpu" else _LEAVES_IN_CALL
+    return _LEAVES_IN_CALL_ON_GPU if platform in _GPU else _LEAVES_IN_CALL
 
 
 def compute_dtype(dtype: str) -> str:
@@ -39,7 +41,7 @@ def calls(dtypes: Sequence[str], platform: str) -> Iterator[tuple[str, list[int]
 
     Args:
         dtypes: the dtype's name of each leaf.
-        platform: on which the calls will run, as ``jax.default_backend`` names it.
+        platform: on which the calls will run, as :func:`leaves_in_call` names it.
 
     Yields:
         The compute dtype of a call and the indices of its leaves, at most ``leaves_in_call``.
@@ -70,14 +72,14 @@ def in_order_of_birth(
         births: for each leaf, the place in the program at which its gradient is made; -1 where that
             is not known.
         sizes: the bytes of each gradient.
-        platform: on which the calls will run, as ``jax.default_backend`` names it.
+        platform: on which the calls will run, as :func:`leaves_in_call` names it.
 
     Returns:
         The leaves of each call, in the order in which their gradients are made, each call with
         enough bytes to be worth its start; those of unknown birth in calls that are as full as
         :func:`leaves_in_call` allows.
     """
-    budget, most = _BYTES_OF_CALL[platform == "gpu"], leaves_in_call(platform)
+    budget, most = _BYTES_OF_CALL[platform in _GPU], leaves_in_call(platform)
     groups: list[list[int]] = []
     full = True
     for leaf in sorted(range(len(births)), key=lambda leaf: births[leaf]):

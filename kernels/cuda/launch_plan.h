@@ -30,7 +30,7 @@ inline constexpr std::int32_t kThreads = 256;  // of a block
 inline constexpr std::int32_t kTilesOfBlock = kThreads / kWarp;
 inline constexpr std::int64_t kMostTiles = 0x7fffffff;  // of a launch
 
-constexpr std::int64_t divided_up(const std::int64_t a, const std::int64_t b) {
+NADAM_XLA_INLINE constexpr std::int64_t divided_up(const std::int64_t a, const std::int64_t b) {
   return (a + b - 1) / b;
 }
 
@@ -47,17 +47,11 @@ NADAM_XLA_INLINE constexpr bool is_short(const std::int64_t entry_length) {
   return entry_length < kWarp;
 }
 
-// How many tiles an entry that is not short takes.
-NADAM_XLA_INLINE std::int64_t tiles_of_entry(const std::int64_t length,
-                                             const std::int64_t tile_length) {
-  return (length + tile_length - 1) / tile_length;
-}
-
 // The stretch of a leaf's tile, which is counted from the first of that leaf, whose entries are not
 // short. A tile has less than 2**31 elements.
 NADAM_XLA_INLINE Stretch stretch_of(const std::int32_t tile, const std::int64_t length,
                                     const std::int64_t tile_length) {
-  const auto in_entry = static_cast<std::int32_t>(tiles_of_entry(length, tile_length));
+  const auto in_entry = static_cast<std::int32_t>(divided_up(length, tile_length));
   const std::int32_t entry = tile / in_entry;
   const std::int64_t begin = (tile - entry * in_entry) * tile_length;
   const std::int64_t left = length - begin;

@@ -48,6 +48,11 @@ template <typename T, std::size_t kBytes>
 inline constexpr std::size_t kSumSquaresCapacity =
     leaves_in(kBytes, sizeof(SumSquaresLaunch<T, 1>), sizeof(SumSquaresLeaf<T>));
 
+constexpr std::int64_t sum_tiles(const std::int64_t batch, const std::int64_t length,
+                                 const std::int64_t tile_length) {
+  return is_short(length) ? divided_up(batch, kWarp) : batch * divided_up(length, tile_length);
+}
+
 // The elements of a tile, as few as the workspace allows: all tiles but one of each batch entry of
 // each leaf are full. Throws std::invalid_argument for a workspace that is too small.
 template <typename T>
@@ -57,7 +62,7 @@ std::int64_t sum_squares_tile(const SumSquaresCall<T>& call, const std::int64_t 
   std::int64_t last = 0;
   std::int64_t elements = 0;
   for (const auto& leaf : call.leaves) {
-    last += is_short(leaf.length) ? divided_up(call.batch, kWarp) : call.batch;
+    last += sum_tiles(call.batch, leaf.length, leaf.length);
     if (!is_short(leaf.length)) elements += call.batch * leaf.length;
   }
   const std::int64_t needed = last + divided_up(elements, kLongest);
@@ -76,9 +81,7 @@ LaunchPlan plan_of(const SumSquaresCall<T>& call, const std::int64_t tile_length
                    const std::size_t capacity) {
   LaunchPlan plan(capacity);
   for (std::size_t i = 0; i < call.leaves.size(); ++i) {
-    const std::int64_t length = call.leaves[i].length;
-    plan.add_leaf(i, is_short(length) ? divided_up(call.batch, kWarp)
-                                      : call.batch * divided_up(length, tile_length));
+    plan.add_leaf(i, sum_tiles(call.batch, call.leaves[i].length, tile_length));
   }
   return plan;
 }
@@ -174,7 +177,7 @@ NADAM_XLA_INLINE PartsOfSum parts_of_sum(const SumSquaresLaunch<T, kCapacity>& l
   const std::int64_t entry = sum % launch.batch;
   const SumSquaresLeaf<T>& leaf = launch.leaf[place];
   const std::int64_t count =
-      is_short(leaf.length) ? 0 : tiles_of_entry(leaf.length, launch.tile_length);
+      is_short(leaf.length) ? 0 : divided_up(leaf.length, launch.tile_length);
   return {launch.parts + launch.first_tiles[place] + entry * count, count,
           entry * launch.leaves_in_call + leaf.index};
 }

@@ -124,7 +124,7 @@ def _in_full_calls(
     dtypes = dtypes_of_results(leaves, streams)
     results: list[Any] = [None] * len(dtypes)
     unknown = [-1] * n
-    for call in in_order_of_birth(unknown, unknown, "gpu" if platform == "cuda" else platform):
+    for call in in_order_of_birth(unknown, unknown, platform):
         own = of_leaves(len(streams.operands), call, n)
         operands = [leaves[i].astype(table.dtype) for i in own]
         aliases = _aliases(streams, len(call))
@@ -184,9 +184,7 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     partitioned = is_partitioned(ctx.module_context.axis_context)
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
-    if not all(with_kernel):
-        return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
-    if partitioned and not _can_partition_call(ctx):
+    if not all(with_kernel) or (partitioned and not _can_partition_call(ctx)):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = _lower_partitioned if partitioned else _lower_in_place
     platform = "cpu" if "cpu" in platforms else "gpu"

@@ -134,7 +134,7 @@ def _in_calls(platform: str, *leaves: jax.Array, batched: bool) -> list[jax.Arra
 
     Not as the gradients are made, though they are in the cache then: such a step is 3 % slower.
     """
-    size = leaves_in_call("cpu" if platform == "cpu" else "gpu")
+    size = leaves_in_call(platform)
     starts = range(0, len(leaves), size)
     sums = [_call(platform, *leaves[i : i + size], batched=batched) for i in starts]
     return [jnp.concatenate(sums, axis=-1) if len(sums) > 1 else sums[0]]

@@ -4,6 +4,7 @@ Where no kernel takes the table, it would stand between the numbers and the arit
 out for itself neither that a term is off nor that a step is never skipped.
 """
 
+from math import prod
 from typing import Any
 
 from jax.interpreters.mlir import ir
@@ -25,7 +26,8 @@ def columns_of(table: Any) -> list[Any] | None:
         return None
     columns = [_viewed(column) for column in row.owner.operands]
     are_scalars = all(ir.RankedTensorType(column.type).rank == 0 for column in columns)
-    return columns if are_scalars and len(columns) == _size(table) else None
+    size = prod(ir.RankedTensorType(table.type).shape)
+    return columns if are_scalars and len(columns) == size else None
 
 
 def constant_of(value: Any) -> float | None:
@@ -48,10 +50,3 @@ def _name(value: Any) -> str:
     """
     owner = value.owner
     return "" if isinstance(owner, ir.Block) else str(owner.name)
-
-
-def _size(value: Any) -> int:
-    size = 1
-    for dimension in ir.RankedTensorType(value.type).shape:
-        size *= dimension
-    return size

@@ -140,6 +140,8 @@ def _plans(leaves: Leaves, grads: Sequence[Any]) -> Plans:
 
     The compiled function sees gradients as arguments, which have no order.
     """
+    if tf.executing_eagerly():  # at every step, and no gradient has an order
+        return ()
     plans = []
     params, mu, nu, _ = leaves.handles
     for dtype, indices in by_compute_dtype([p.dtype.name for p in leaves.params]).items():

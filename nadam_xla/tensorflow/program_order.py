@@ -1,6 +1,6 @@
 """The operations of a graph that is traced, as far as they stand before the update."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nadam_xla.program_order import ProgramOrder, Value
@@ -34,9 +34,8 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 def add_operations(order: ProgramOrder, graph: Any) -> None:
     """Adds those of a graph, as far as it has them yet, and of the functions that it calls."""
     operations = graph.get_operations()
-    functions = _Functions(order)
-    if any(operation.type in _CALLS for operation in operations):
-        functions.by_name = {f.signature.name: f for f in graph.as_graph_def().library.function}
+    has_calls = any(operation.type in _CALLS for operation in operations)
+    functions = _Functions(order, graph.as_graph_def().library.function if has_calls else ())
     for operation in operations:
         operands, results = ([x.name for x in xs] for xs in (operation.inputs, operation.outputs))
         if operation.type in _CALLS:
@@ -57,9 +56,9 @@ def _add(
 class _Functions:
     """Adds the operations of functions, which TensorFlow keeps as protocol buffers."""
 
-    def __init__(self, order: ProgramOrder) -> None:
+    def __init__(self, order: ProgramOrder, functions: Iterable[Any]) -> None:
         self._order = order
-        self.by_name: dict[str, Any] = {}
+        self._by_name = {function.signature.name: function for function in functions}
 
     def add(
         self, name: str, operands: Sequence[Value], results: Sequence[Value], scope: str
@@ -72,7 +71,7 @@ class _Functions:
             results: what it returns there.
             scope: tells the values of this call from those of any other.
         """
-        function = self.by_name.get(name)
+        function = self._by_name.get(name)
         if function is None:  # TensorFlow's own, of no graph: what it reads is never seen as read
             self._order.add(operands, ())
             return
