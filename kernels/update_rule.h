@@ -7,8 +7,11 @@
 //   g' = clamp(grad_scale * g, -clip_value, +clip_value) + l2 * p
 //   m' = b1 * m + one_minus_b1 * g'
 //   v' = b2 * v + one_minus_b2 * g' * g'
-//   p' = p - decay * p
-//          - learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps))
+//   p' = p - (decay * p
+//             + learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)))
+//
+// The change is what is taken from p, negated, so p plus the change that a call returns is, to the
+// bit, the p' that another returns.
 //
 // A decay or l2 of zero is no term at all: an infinite parameter stays what it is.
 //
@@ -66,7 +69,7 @@ NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowLayout layout,
           row[8], row[9], decay,  l2,     row[12], clip_value, true,   row[14] != T(0)};
 }
 
-// What an element becomes. `change` is p' - p before it is rounded into p.
+// What an element becomes; `params` is p + change.
 template <typename T>
 struct Updated {
   T params, change, mu, nu;
@@ -92,16 +95,20 @@ NADAM_XLA_INLINE T product_if_on(const T coefficient, const T x) {
   return coefficient == T(0) ? T(0) : coefficient * x;
 }
 
+// What is added to a parameter that is skipped: a zero that leaves minus zero what it is.
+template <typename T>
+inline constexpr T kNoChange = -T(0);
+
 // The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
 template <typename T>
 NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, T p, T g, T m, T v) {
   const T gradient = clamp(row, row.grad_scale * g) + product_if_on(row.l2, p);
   const T mu = row.b1 * m + row.one_minus_b1 * gradient;
   const T nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient);
-  const T decayed = product_if_on(row.decay, p);
   const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /
                                       (square_root(row.c_v * nu + row.eps_root) + row.eps));
-  return {p - decayed - step, -(decayed + step), mu, nu};
+  const T taken = product_if_on(row.decay, p) + step;
+  return {p - taken, -taken, mu, nu};
 }
 
 }  // namespace nadam_xla

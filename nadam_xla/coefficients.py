@@ -27,8 +27,8 @@ class Coefficients(NamedTuple):
         g' = clamp(grad_scale * g, -clip_value, +clip_value) + l2 * p
         m' = b1 * m + one_minus_b1 * g'
         v' = b2 * v + one_minus_b2 * g' * g'
-        p' = p - decay * p
-               - learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps))
+        p' = p - (decay * p
+                  + learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)))
 
     Where ``skip`` is not zero, ``p``, ``m`` and ``v`` stay as they are. A ``decay`` or ``l2`` of
     zero is no term at all: an infinite parameter then stays what it is. A ``clip_value`` of zero

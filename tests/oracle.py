@@ -56,7 +56,7 @@ def rule(
     c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, lr, *rest = row
     eps, eps_root, decay, l2, scale, clip, skip = rest
     if skip != 0:
-        return p, np.zeros_like(p), m, v
+        return p, -np.zeros_like(p), m, v
     with np.errstate(all="ignore"):
         scaled = scale * g
         gradient = np.clip(scaled, -clip, clip) if clip else scaled
@@ -64,8 +64,8 @@ def rule(
         new_m = b1 * m + one_minus_b1 * gradient
         new_v = b2 * v + one_minus_b2 * (gradient * gradient)
         step = lr * ((c_m * new_m + c_g * gradient) / (np.sqrt(c_v * new_v + eps_root) + eps))
-        decayed = decay * p if decay else np.zeros_like(p)
-        return p - decayed - step, -(decayed + step), new_m, new_v
+        taken = (decay * p if decay else np.zeros_like(p)) + step
+        return p - taken, -taken, new_m, new_v
 
 
 def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:

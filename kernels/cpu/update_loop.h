@@ -24,7 +24,7 @@ void skip(const Streams<T>& s, Returns returns) {
   if (returns == Returns::kParams) {
     copy(s.params, s.updated, s.length);
   } else {
-    for (std::int64_t i = 0; i < s.length; ++i) s.updated[i] = T(0);
+    for (std::int64_t i = 0; i < s.length; ++i) s.updated[i] = kNoChange<T>;
   }
   copy(s.mu, s.mu_out, s.length);
   copy(s.nu, s.nu_out, s.length);

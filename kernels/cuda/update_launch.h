@@ -143,7 +143,7 @@ NADAM_XLA_INLINE void update_rest(const Row<T>& row, const Streams<T>& s, const 
 template <Returns kReturns, typename T>
 NADAM_XLA_INLINE void skip(const Streams<T>& s, const std::int32_t lane) {
   for (std::int64_t i = lane; i < s.length; i += kWarp) {
-    if (kReturns == Returns::kChange) s.updated[i] = T(0);
+    if (kReturns == Returns::kChange) s.updated[i] = kNoChange<T>;
     if (kReturns == Returns::kParams && s.updated != s.params) s.updated[i] = s.params[i];
     if (s.mu_out != s.mu) s.mu_out[i] = s.mu[i];
     if (s.nu_out != s.nu) s.nu_out[i] = s.nu[i];

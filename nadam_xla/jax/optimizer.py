@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -213,7 +214,10 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         row, product = hyperparameters.row(state.count, state.momentum_product)
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
-        first, mu, nu = update_trees(row, params, grads, state.mu, state.nu, returns=returns)
+        read = params if returns == "params" or hyperparameters.needs_params else None
+        first, mu, nu = update_trees(row, read, grads, state.mu, state.nu, returns=returns)
+        if params is not None and read is None:
+            first = jax.tree.map(lambda x, p: x.astype(jnp.result_type(p)), first, params)
         return first, NadamState(optax.safe_increment(state.count), mu, nu, product)
 
     def update(

@@ -57,7 +57,7 @@ def _update_leaf(
     # What is skipped is computed of ones: of an infinite gradient its derivative would be NaN.
     given = jax.tree.map(lambda x: jnp.where(skip, jnp.ones_like(x), x), (row, p, g, m, v))
     new_p, change, mu, nu = _rule(*given)
-    updated, unchanged = (change, jnp.zeros_like(p)) if returns_change else (new_p, p)
+    updated, unchanged = (change, jnp.full_like(p, -0.0)) if returns_change else (new_p, p)
     return (
         jnp.where(skip, unchanged, updated),
         jnp.where(skip, m, mu),
@@ -78,10 +78,8 @@ def _rule(
     step = row.learning_rate * (
         (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
-    if _is_off(row.decay):
-        return p - step, -step, mu, nu
-    decayed = _product_if_on(row.decay, p)
-    return p - decayed - step, -(decayed + step), mu, nu
+    taken = step if _is_off(row.decay) else _product_if_on(row.decay, p) + step
+    return p - taken, -taken, mu, nu
 
 
 def _is_off(coefficient: jax.Array | float) -> bool:

@@ -72,9 +72,12 @@ def update_trees(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """:func:`nadam_update` for trees that the caller has checked.
 
-    Without parameters nothing decays, whatever the coefficients say, and ``returns`` must be
-    ``"change"``: each leaf of it has the dtype to which those of the others promote.
+    Without parameters ``returns`` must be ``"change"``: each leaf of it has the dtype to which
+    those of the others promote. Nothing decays then, and the table says so: given parameters later,
+    it does the same to them.
     """
+    if params is None and isinstance(coefficients, Coefficients):
+        coefficients = coefficients._replace(decay=0.0, l2=0.0)
     streams = Streams(has_params=params is not None, returns_change=returns == "change")
     trees = (params, grads, mu, nu) if streams.has_params else (grads, mu, nu)
     arrays = [[jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
