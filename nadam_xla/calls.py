@@ -31,9 +31,10 @@ def compute_dtype(dtype: str) -> str:
         dtype: the dtype's name, such as ``"bfloat16"``.
 
     Returns:
-        ``"float64"`` for float64; ``"float32"`` for all others, the narrower ones being widened.
+        ``"float64"`` for float64 and complex128; ``"float32"`` for all others, the narrower ones
+        being widened. A complex number's parts are computed in it.
     """
-    return "float64" if dtype == "float64" else "float32"
+    return "float64" if dtype in ("float64", "complex128") else "float32"
 
 
 def calls(dtypes: Sequence[str], platform: str) -> Iterator[tuple[str, list[int]]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
+from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import cut_of, joined, unreduced_axes
 
 PyTree: TypeAlias = Any
@@ -16,7 +17,7 @@ _Path: TypeAlias = tuple[Any, ...]
 
 
 def check_alike(trees: Mapping[str, PyTree]) -> None:
-    """Checks that all trees have floating leaves, and structure and shapes of the first.
+    """Checks that all trees have leaves to be updated, and structure and shapes of the first.
 
     Args:
         trees: the trees by the names under which the caller knows them.
@@ -24,14 +25,14 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
     Raises:
         ValueError: a tree differs from the first in its structure or in a leaf's shape, or two
             trees in the memory that holds a leaf.
-        TypeError: a leaf is not a real floating-point array, or is unreduced; or two trees cut a
-            leaf over explicit axes of the mesh in ways that contradict each other.
+        TypeError: a leaf is not a floating-point or complex array, or is unreduced; or two trees
+            cut a leaf over explicit axes of the mesh in ways that contradict each other.
     """
     (like_name, like), *others = trees.items()
     for name, tree in others:
         check_structure(name, tree, like_name, like)
     for name, tree in trees.items():
-        check_floating(name, tree)
+        check_inexact(name, tree)
     for name, tree in others:
         _check_shapes(name, tree, like_name, like)
     for (name, tree), (other_name, other) in combinations(trees.items(), 2):
@@ -53,8 +54,8 @@ def check_structure(
         raise ValueError(difference)
 
 
-def check_floating(name: str, tree: PyTree) -> None:
-    """Raises ``TypeError`` for the first leaf that is not a real floating-point array."""
+def check_inexact(name: str, tree: PyTree) -> None:
+    """Raises ``TypeError`` for the first leaf that is not a floating-point or complex array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, Number):
             raise TypeError(
@@ -62,16 +63,45 @@ def check_floating(name: str, tree: PyTree) -> None:
                 " equinox module take eqx.filter(module, eqx.is_inexact_array))"
             )
         dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"{name}{keystr(path)} has the dtype {dtype}; Nadam updates real leaves only"
-                " (optax.contrib.split_real_and_imaginary makes two of each complex one)"
-            )
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{name}{keystr(path)} has the dtype {dtype}; Nadam updates floating-point leaves"
                 " only (freeze others, for instance with optax.masked)"
             )
+
+
+def check_complex(mu: PyTree, nu: PyTree, others: Mapping[str, PyTree]) -> None:
+    """Checks that complex numbers meet first moments that can hold them, and that squares are real.
+
+    Args:
+        mu: the first moments.
+        nu: the second moments, of their structure.
+        others: the parameters and gradients, by their names, likewise.
+
+    Raises:
+        TypeError: a leaf is complex where its first moment is real, or a second moment is complex.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(mu)
+    for name, tree in others.items():
+        for (path, moment), leaf in zip(paths, jax.tree.leaves(tree), strict=True):
+            if is_complex(leaf) and not is_complex(moment):
+                raise TypeError(
+                    f"{name}{keystr(path)} is {describe(leaf)}, and its first moment"
+                    f" {describe(moment)}; complex gradients need complex parameters"
+                )
+    for path, moment in jax.tree_util.tree_leaves_with_path(nu):
+        if is_complex(moment):
+            raise TypeError(
+                f"nu{keystr(path)} is {describe(moment)}; second moments are real, of the squared"
+                " magnitude of the gradients"
+            )
+
+
+def check_real(name: str, tree: PyTree) -> None:
+    """Raises ``TypeError`` for the first leaf that is complex."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if is_complex(leaf):
+            raise TypeError(f"{name}{keystr(path)} is {describe(leaf)}; it must be real")
 
 
 def describe(tree: PyTree) -> str:

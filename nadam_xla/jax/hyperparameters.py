@@ -31,7 +31,7 @@ class Hyperparameters:
     Raises:
         ValueError: a number is out of its range, an array is not a scalar, or two arguments
             contradict each other.
-        TypeError: ``mu_dtype`` is not a floating dtype, or ``b2`` a bfloat16.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, or ``b2`` a bfloat16.
     """
 
     learning_rate: ScalarOrSchedule
@@ -60,8 +60,10 @@ class Hyperparameters:
                 "b2 is a bfloat16, in which 0.999 is 1; give it as a float32 (of"
                 " optax.inject_hyperparams, with hyperparam_dtype=jnp.float32)"
             )
-        if self.mu_dtype is not None and not jnp.issubdtype(self.mu_dtype, jnp.floating):
-            raise TypeError(f"mu_dtype is {self.mu_dtype!r}; it must be a floating dtype or None")
+        if self.mu_dtype is not None and not jnp.issubdtype(self.mu_dtype, jnp.inexact):
+            raise TypeError(
+                f"mu_dtype is {self.mu_dtype!r}; it must be a floating or complex dtype, or None"
+            )
         if not self.nesterov and self.momentum_decay is not None:
             raise ValueError("momentum_decay is given; with nesterov=False it must be None")
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from nadam_xla.jax.checks import PyTree, check_alike
+from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
+from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.state import NadamState, check_state, initial_state
 from nadam_xla.jax.trained_part import trained_part, with_trained_part
@@ -30,8 +31,10 @@ class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignor
         XLA must copy.
 
         Optax's wrappers (``chain``, ``inject_hyperparams``, ...) know ``update`` alone: what they
-        return has no ``apply``. A learning rate that changes needs no wrapper: the optimizer may be
-        made of traced values inside the compiled step, as in ``nadam(learning_rate).apply(...)``.
+        return has no ``apply``. :func:`nadam_xla.jax.chain` has one, and
+        :func:`nadam_xla.jax.fuse_updates` makes one pass of what the others do. A learning rate
+        that changes needs no wrapper: the optimizer may be made of traced values inside the
+        compiled step, as in ``nadam(learning_rate).apply(...)``.
         """
         # Not a field: JAX takes a named tuple for a pytree, and makes it again from its two fields.
         return self.update.apply  # type: ignore[no-any-return]
@@ -66,8 +69,9 @@ def nadam(
         eps: added to the denominator, outside the square root; not negative.
         eps_root: added inside the square root; not negative. Where it and a second moment are zero,
             the derivative of their root is taken to be zero.
-        mu_dtype: the floating dtype in which the first moments are kept; None: float64 for float64
-            parameters, float32 for all others.
+        mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
+            parameters, float32 for all other real ones, and for complex ones the complex dtypes of
+            these.
         nesterov: False makes it Adam (Kingma & Ba 2015).
         momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise the momentum of
             step t is ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
@@ -79,11 +83,15 @@ def nadam(
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
             without ``nesterov``; ``mask`` without ``l2``.
-        TypeError: ``mu_dtype`` is not a floating dtype, or ``b2`` a bfloat16, in which 0.999 is 1.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, or ``b2`` a bfloat16, in which
+            0.999 is 1.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
-    shapes and ``TypeError`` for leaves that are not real floating-point arrays or for a state that
-    is not a :class:`NadamState`; the message names the leaf by its path.
+    shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
+    that is not a :class:`NadamState`; the message names the leaf by its path.
+
+    Complex leaves are updated by XLA's own operations, not by the kernel. As in optax, the second
+    moment is that of the gradient's magnitude; here it is real.
     """
     if mask is not None and l2 is None:
         raise ValueError("mask is given and l2 is not; it says which leaves l2 acts on")
@@ -210,6 +218,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     ) -> tuple[PyTree, NadamState]:
         check_state(state, product=carries_product)
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
+        check_complex(state.mu, state.nu, given)
         params, grads = given.get("params"), given["grads"]
         row, product = hyperparameters.row(state.count, state.momentum_product)
         if mask is not None:
@@ -217,7 +226,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         read = params if returns == "params" or hyperparameters.needs_params else None
         first, mu, nu = update_trees(row, read, grads, state.mu, state.nu, returns=returns)
         if params is not None and read is None:
-            first = jax.tree.map(lambda x, p: x.astype(jnp.result_type(p)), first, params)
+            first = jax.tree.map(lambda x, p: cast(x, jnp.result_type(p)), first, params)
         return first, NadamState(optax.safe_increment(state.count), mu, nu, product)
 
     def update(
@@ -242,6 +251,13 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         updated, state = step({"params": trained, "grads": grads}, state, "params")
         return (updated if trained is params else with_trained_part(params, updated)), state
 
+    return with_apply(init, update, apply)
+
+
+def with_apply(
+    init: Callable[..., Any], update: Callable[..., Any], apply: Callable[..., Any]
+) -> NadamTransformation:
+    """The transformation of these three functions; ``update`` is nobody else's."""
     update.apply = apply  # type: ignore[attr-defined]  # where NadamTransformation looks for it
     return NadamTransformation(init, update)
 

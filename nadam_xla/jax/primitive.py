@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.dtypes import cast, computed_dtype
 from nadam_xla.jax.eager import run_eagerly
 from nadam_xla.jax.explicit_axes import Cut, cut_alike, cut_of, fold_batches, joined, recut
 from nadam_xla.jax.manual_axes import vary_alike
@@ -47,7 +48,7 @@ class Call(NamedTuple):
 
 
 def reference(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
-    """The reference rule over the primitive's flat operands."""
+    """The reference rule over the primitive's flat operands, of which some may be complex here."""
     return _reference(coefficients, coefficients.dtype, leaves, streams)
 
 
@@ -71,14 +72,14 @@ def reference_of_row(
 def _reference(
     coefficients: jax.Array | Coefficients, dtype: Any, leaves: Sequence[Any], streams: Streams
 ) -> list[jax.Array]:
-    wide = streams.by_name([x.astype(dtype) for x in leaves])
+    wide = streams.by_name([x.astype(computed_dtype(x.dtype, dtype)) for x in leaves])
     grads, mu, nu = wide["grads"], wide["mu"], wide["nu"]
     params = wide["params"] if streams.has_params else [jnp.zeros_like(grad) for grad in grads]
     results = update_reference(
         coefficients, params, grads, mu, nu, returns_change=streams.returns_change
     )
     dtypes = dtypes_of_results(leaves, streams)
-    return [x.astype(dtype) for x, dtype in zip(results, dtypes, strict=True)]
+    return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.dtypes import is_complex
 
 
 def update_reference(
@@ -74,7 +75,7 @@ def _rule(
         gradient += _product_if_on(row.l2, p)
     # In optax's order: XLA for TPUs schedules by it what it moves into the chip's own memory.
     mu = row.one_minus_b1 * gradient + row.b1 * m
-    nu = row.one_minus_b2 * (gradient * gradient) + row.b2 * v
+    nu = row.one_minus_b2 * _squared_magnitude(gradient) + row.b2 * v
     step = row.learning_rate * (
         (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
@@ -90,7 +91,15 @@ def _is_off(coefficient: jax.Array | float) -> bool:
 def _clamped(scaled: jax.Array, limit: jax.Array | float) -> jax.Array:
     if _is_off(limit):
         return scaled
+    if is_complex(scaled):
+        return jax.lax.complex(_clamped(scaled.real, limit), _clamped(scaled.imag, limit))
     return jnp.where(limit == 0, scaled, jnp.clip(scaled, -limit, limit))
+
+
+def _squared_magnitude(x: jax.Array) -> jax.Array:
+    if is_complex(x):
+        return x.real * x.real + x.imag * x.imag
+    return x * x
 
 
 def _product_if_on(coefficient: jax.Array | float, x: jax.Array) -> jax.Array:

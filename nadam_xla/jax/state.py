@@ -6,10 +6,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike, DTypeLike
+from jax.tree_util import keystr
+from jax.typing import DTypeLike
 
 from nadam_xla.calls import compute_dtype
-from nadam_xla.jax.checks import PyTree, check_floating, describe
+from nadam_xla.jax.checks import PyTree, check_inexact, describe
+from nadam_xla.jax.dtypes import computed_dtype, is_complex
 
 
 class NadamState(NamedTuple):
@@ -39,17 +41,28 @@ def initial_state(params: PyTree, mu_dtype: DTypeLike | None, *, product: bool) 
 
     Args:
         params: the parameters.
-        mu_dtype: of the first moments; None: float64 for float64 parameters, else float32.
+        mu_dtype: of the first moments; None: float64 for float64 parameters, else float32, and the
+            complex dtypes of these for complex ones.
         product: whether the state carries the product of the momenta.
 
     Raises:
-        TypeError: a parameter is not a real floating-point array.
+        TypeError: a parameter is not a floating-point or complex array, or ``mu_dtype`` is real
+            where one is complex.
     """
-    check_floating("params", params)
+    check_inexact("params", params)
+    if mu_dtype is not None and not jnp.issubdtype(mu_dtype, jnp.complexfloating):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if is_complex(leaf):
+                raise TypeError(
+                    f"params{keystr(path)} is {describe(leaf)}, and mu_dtype is {mu_dtype!r}; first"
+                    " moments of complex parameters are complex, too"
+                )
     return NadamState(
         count=jnp.zeros([], jnp.int32),
-        mu=_zeros_like(params, mu_dtype),
-        nu=_zeros_like(params, None),
+        mu=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype or computed_dtype(p)), params),
+        nu=jax.tree.map(
+            lambda p: jnp.zeros_like(p, dtype=compute_dtype(str(jnp.result_type(p)))), params
+        ),
         momentum_product=product_of_momenta(1.0, params) if product else None,
     )
 
@@ -101,10 +114,3 @@ def _describe_other(state: Any) -> str:
 def _holds(state: Any, kind: type) -> bool:
     found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
     return any(isinstance(x, kind) for x in found)
-
-
-def _zeros_like(params: PyTree, dtype: DTypeLike | None) -> PyTree:
-    def zeros(p: ArrayLike) -> jax.Array:
-        return jnp.zeros_like(p, dtype=dtype or compute_dtype(str(jnp.result_type(p))))
-
-    return jax.tree.map(zeros, params)

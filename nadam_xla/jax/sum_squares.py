@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 
 from nadam_xla.calls import by_compute_dtype, leaves_in_call
 from nadam_xla.jax import lowering
-from nadam_xla.jax.checks import PyTree, check_floating, check_one_memory
+from nadam_xla.jax.checks import PyTree, check_inexact, check_one_memory, check_real
 from nadam_xla.jax.eager import run_eagerly
 from nadam_xla.jax.explicit_axes import cut_alike, cut_of, fold_batches
 from nadam_xla.jax.manual_axes import vary_alike
@@ -50,7 +50,8 @@ def sum_squares(tree: PyTree) -> PyTree:
         ValueError: a leaf lies in host memory, and another on the device.
         Each message names the leaf by its path.
     """
-    check_floating("tree", tree)
+    check_inexact("tree", tree)
+    check_real("tree", tree)
     check_one_memory("tree", tree)
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]

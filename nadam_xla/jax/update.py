@@ -1,17 +1,19 @@
 """The update over pytrees: checks, and one primitive for the leaves of each compute dtype."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from nadam_xla.calls import by_compute_dtype
+from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
-from nadam_xla.jax.checks import PyTree, check_alike
+from nadam_xla.jax.checks import PyTree, check_alike, check_complex
+from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, whole
-from nadam_xla.jax.primitive import bind
+from nadam_xla.jax.primitive import bind, reference
 from nadam_xla.streams import Streams
 
 lowering.install()
@@ -36,11 +38,14 @@ def nadam_update(
             for each of the n leaves, in the order of ``jax.tree.leaves(params)``; or an array of
             the shape ``[K]``, one row for all leaves, or ``[n, K]``, a row for each. ``vmap`` adds
             batch axes.
-        params: a pytree of floating-point arrays of any shape. float32 and float64 are computed as
-            they are; narrower ones are widened to float32 and rounded back.
-        grads: the gradients, a pytree of the same structure and shapes, of any floating dtype.
+        params: a pytree of floating-point or complex arrays of any shape. float32 and float64 are
+            computed as they are; narrower ones are widened to float32 and rounded back. Complex
+            ones are updated by XLA's own operations, with the squared magnitude of the gradient in
+            the place of its square and ``clip_value`` for each part.
+        grads: the gradients, a pytree of the same structure and shapes, of any floating dtype, or
+            complex where the first moments are.
         mu: the first moments, likewise.
-        nu: the second moments, likewise.
+        nu: the second moments, real ones.
         returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds
             what must be added to the old ones, which is what optax calls updates.
 
@@ -51,13 +56,14 @@ def nadam_update(
     Raises:
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
             the coefficients have a wrong shape.
-        TypeError: a leaf is not of a floating dtype, or the trees cut it over explicit axes of the
-            mesh in ways that contradict each other.
+        TypeError: a leaf is not of a floating or complex dtype, or complex where it must be real;
+            or the trees cut it over explicit axes of the mesh in ways that contradict each other.
         Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
     check_alike({"params": params, "grads": grads, "mu": mu, "nu": nu})
+    check_complex(mu, nu, {"params": params, "grads": grads})
     return update_trees(coefficients, params, grads, mu, nu, returns=returns)
 
 
@@ -84,10 +90,10 @@ def update_trees(
     leaves = list(zip(*arrays, strict=True))
     results: list[Any] = [None] * len(leaves)
     dtypes = [_dtype_of_first(leaf, streams) for leaf in leaves]
-    for dtype, indices in by_compute_dtype([str(dtype) for dtype in dtypes]).items():
+    for (dtype, complex_ones), indices in _kinds(leaves, dtypes).items():
         table = _table(coefficients, dtype, indices, len(leaves))
         operands = [group[i] for group in arrays for i in indices]
-        updated = bind(table, *operands, streams=streams)
+        updated = (reference if complex_ones else bind)(table, *operands, streams=streams)
         groups = (updated[i :: len(indices)] for i in range(len(indices)))
         for i, (first, *moments) in zip(indices, groups, strict=True):
             results[i] = (first.astype(dtypes[i]), *moments)
@@ -99,6 +105,17 @@ def update_trees(
 def _dtype_of_first(leaf: tuple[jax.Array, ...], streams: Streams) -> Any:
     """The dtype of a leaf's first result, which does not heed those that are weak."""
     return leaf[0].dtype if streams.has_params else jnp.result_type(*leaf)
+
+
+def _kinds(
+    leaves: Sequence[tuple[jax.Array, ...]], dtypes: Sequence[Any]
+) -> dict[tuple[str, bool], list[int]]:
+    """The leaves by the dtype that they are updated in, and by whether they are complex."""
+    kinds: dict[tuple[str, bool], list[int]] = {}
+    for i, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
+        kind = compute_dtype(str(dtype)), any(map(is_complex, leaf))
+        kinds.setdefault(kind, []).append(i)
+    return kinds
 
 
 def _table(

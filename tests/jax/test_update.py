@@ -155,7 +155,7 @@ ROW = Coefficients(1.0, 1.0, 1.0, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8)
             TypeError,
             r"params\['w'\] has the dtype int32",
         ),
-        ({"grads": {"w": jnp.ones(3, complex)}}, TypeError, r"grads\['w'\] has the dtype complex"),
+        ({"grads": {"w": jnp.ones(3, complex)}}, TypeError, r"grads\['w'\] is complex"),
         ({"grads": {"w": jnp.ones(4)}}, ValueError, r"grads\['w'\] has the shape \(4,\)"),
         ({"nu": {"w": jnp.ones((3, 1))}}, ValueError, r"nu\['w'\] has the shape \(3, 1\)"),
         ({"mu": {"b": jnp.ones(3)}}, ValueError, r"mu has no \['w'\], and params has one"),

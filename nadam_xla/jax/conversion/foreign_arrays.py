@@ -8,6 +8,7 @@ import numpy as np
 
 from nadam_xla.calls import compute_dtype
 from nadam_xla.jax.checks import describe
+from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.state import NadamState
 
 
@@ -16,18 +17,35 @@ def moment_from(value: Any) -> jax.Array:
 
     Args:
         value: what numpy can convert, or else what speaks DLPack (as a bfloat16 tensor of PyTorch).
+
+    Raises:
+        TypeError: it is complex.
     """
     try:
         array: Any = np.asarray(value)
     except TypeError:
         array = jnp.from_dlpack(value)
+    _check_real(array)
     return jnp.array(array, compute_dtype(str(array.dtype)), copy=True)
 
 
 def moment_to(value: Any) -> np.ndarray:
-    """A copy of a moment, in the dtype in which it is computed: every library knows it."""
+    """A copy of a moment, in the dtype in which it is computed: every library knows it.
+
+    Raises:
+        TypeError: it is complex.
+    """
     array = np.asarray(value)
+    _check_real(array)
     return array.astype(compute_dtype(str(array.dtype)))
+
+
+def _check_real(moment: Any) -> None:
+    if is_complex(moment):
+        raise TypeError(
+            f"a moment is {describe(moment)}; only real ones convert, for of a complex parameter"
+            " PyTorch squares real and imaginary part apart, and Keras trains none"
+        )
 
 
 def carried_product(state: NadamState) -> float:

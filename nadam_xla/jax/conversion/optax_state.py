@@ -8,6 +8,7 @@ import optax
 from jax.tree_util import GetAttrKey, keystr
 
 from nadam_xla.jax.checks import PyTree, check_alike, check_structure, describe
+from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.state import NadamState
 
 
@@ -133,5 +134,6 @@ def _cast_like(given: Any, like: Any) -> tuple[PyTree, PyTree]:
     for name in ("mu", "nu"):
         tree, like_tree = getattr(given, name), getattr(like, name)
         check_alike({f"like.{name}": like_tree, f"state.{name}": tree})
-        moments.append(jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, like_tree))
+        # Optax's second moments of complex parameters are complex, without an imaginary part.
+        moments.append(jax.tree.map(lambda x, y: cast(jnp.asarray(x), y.dtype), tree, like_tree))
     return moments[0], moments[1]
