@@ -1,5 +1,6 @@
 """Nadam for JAX: an optax-shaped optimizer whose step is one fused, in-place custom call."""
 
+from nadam_xla.jax.combining import chain
 from nadam_xla.jax.conversion import (
     state_from_keras,
     state_from_optax,
@@ -8,6 +9,7 @@ from nadam_xla.jax.conversion import (
     state_to_optax,
     state_to_torch,
 )
+from nadam_xla.jax.fusion import UpdateReport, explain_updates, fuse_updates
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
@@ -17,6 +19,10 @@ from nadam_xla.jax.zero1 import zero1_shardings
 __all__ = [
     "NadamState",
     "NadamTransformation",
+    "UpdateReport",
+    "chain",
+    "explain_updates",
+    "fuse_updates",
     "nadam",
     "nadam_update",
     "nadamw",

@@ -1,0 +1,124 @@
+"""``fuse_updates``: optax's protocol at the speed of ``apply``."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from nadam_xla.jax.fusion.report import UpdateReport, reports
+from nadam_xla.jax.fusion.rewriting import fused
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def fuse_updates(fun: Callable[P, R]) -> Callable[P, R]:
+    """Makes one pass of each ``update`` of ours and the ``optax.apply_updates`` behind it.
+
+    The function that comes back traces ``fun`` with its arguments, as ``jax.jit`` does. Where an
+    ``update`` of :func:`nadam`, :func:`nadamw` or :func:`scale_by_nadam` makes a change that is
+    added to its parameter and used for nothing else, the two become the call that returns the
+    parameter, which ``apply`` makes: in place, to the same bits. All else stays as it is. That
+    holds inside ``jit``, ``scan``, ``while``, ``cond``, ``remat``, ``shard_map`` and functions with
+    derivatives of their own, for whatever calls the optimizer: ``optax.chain``, Flax, Equinox.
+
+    It stands directly inside of ``jax.jit``, costs nothing when the compiled step runs, and goes
+    with ``grad``, ``vmap``, meshes and export::
+
+        step = jax.jit(fuse_updates(step), donate_argnums=(0, 1))
+
+    :func:`explain_updates` tells what has become of each update, and why one is not fused.
+
+    Args:
+        fun: any function that JAX can trace. Its arguments and results are pytrees. Arrays are
+            traced; all other leaves, Python's numbers among them, ``fun`` gets as they are given,
+            and gives back as they are.
+
+    Returns:
+        A function with the signature of ``fun``.
+    """
+
+    @wraps(fun, updated=())
+    def with_fused_updates(*args: P.args, **kwargs: P.kwargs) -> R:
+        traced = _trace(fun, args, kwargs)
+        results = jaxpr_as_fun(fused(traced.program))(*traced.arrays)
+        return traced.returned(results)  # type: ignore[no-any-return]
+
+    return with_fused_updates
+
+
+def explain_updates(fun: Callable[..., Any]) -> Callable[..., list[UpdateReport]]:
+    """Tells what :func:`fuse_updates` makes of each update in a function, and why.
+
+    ::
+
+        for report in explain_updates(step)(params, state, x, y):
+            print(report)
+
+    Args:
+        fun: as for :func:`fuse_updates`; it may be one that is fused or compiled already.
+
+    Returns:
+        A function that takes the arguments of ``fun``, or ``jax.ShapeDtypeStruct`` in the place of
+        arrays, and returns a report for each update, in the order of the program. It runs nothing.
+    """
+
+    @wraps(fun, updated=())
+    def reported(*args: Any, **kwargs: Any) -> list[UpdateReport]:
+        return reports(fused(_trace(fun, args, kwargs).program))
+
+    return reported
+
+
+class _Traced(NamedTuple):
+    program: ClosedJaxpr
+    arrays: list[Any]
+    returned: Callable[[Sequence[Any]], Any]
+
+
+def _trace(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Traced:
+    """The program of a call, its arguments, and what makes the function's result of its results."""
+    leaves: list[Any]
+    treedef: Any
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    returned: Any = None
+
+    def of_arrays(*arrays: Any) -> list[Any]:
+        nonlocal returned
+        given = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            given[i] = array
+        args, kwargs = treedef.unflatten(given)
+        results: list[Any]
+        structure: Any
+        results, structure = jax.tree.flatten(fun(*args, **kwargs))
+        of_program = [i for i, result in enumerate(results) if isinstance(result, jax.Array)]
+        traced = [results[i] for i in of_program]
+        for i in of_program:
+            results[i] = None  # no tracer leaves its trace
+
+        def returned(values: Sequence[Any]) -> Any:
+            given = list(results)
+            for i, value in zip(of_program, values, strict=True):
+                given[i] = value
+            return structure.unflatten(given)
+
+        return traced
+
+    arrays = [leaves[i] for i in places]
+    return _Traced(jax.make_jaxpr(of_arrays)(*arrays), arrays, returned)
+
+
+def _is_array(leaf: object) -> bool:
+    """Whether a leaf is traced: an array, of whatever kind JAX knows, and no number of Python's."""
+    if isinstance(leaf, bool | int | float | complex | np.generic):
+        return False
+    try:
+        jax.typeof(leaf)
+    except TypeError:
+        return False
+    return True
