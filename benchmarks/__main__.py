@@ -22,6 +22,7 @@ from benchmarks.records import Record, load, save, table
 # The module of each section, and the Keras backend that its process is for.
 SECTIONS = [
     ("benchmarks.training_jax", "jax"),
+    ("benchmarks.protocol_jax", "jax"),
     ("benchmarks.training_keras", "jax"),
     ("benchmarks.training_keras", "tensorflow"),
     ("benchmarks.training_torch", "tensorflow"),
@@ -33,7 +34,18 @@ SECTIONS = [
     ("benchmarks.torch_steps", "tensorflow"),
     ("benchmarks.sizes", "tensorflow"),
 ]
-PACKAGES = ("nadam-xla", "jax", "jaxlib", "optax", "keras", "tensorflow-cpu", "torch", "numpy")
+PACKAGES = (
+    "nadam-xla",
+    "jax",
+    "jaxlib",
+    "optax",
+    "flax",
+    "equinox",
+    "keras",
+    "tensorflow-cpu",
+    "torch",
+    "numpy",
+)
 
 
 def main() -> None:

@@ -56,15 +56,20 @@ class Leaves:
 
 def compiled_loop(optimizer: Optimizer, leaves: Leaves, steps: int) -> Callable[[], None]:
     """Donated steps in one call."""
+    compiled = jax.jit(loop_of_steps(optimizer[1], steps), donate_argnums=(0, 1))
+    return carrying(compiled, leaves.start(optimizer), [(leaves.grads,)])
+
+
+def loop_of_steps(step: Step, steps: int) -> Step:
+    """All of them, with its arguments in the order in which it returns them."""
 
     def run(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         def body(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            return optimizer[1](grads, carry[1], carry[0])
+            return step(grads, carry[1], carry[0])
 
         return jax.lax.fori_loop(0, steps, body, (params, state))
 
-    compiled = jax.jit(run, donate_argnums=(0, 1))
-    return carrying(compiled, leaves.start(optimizer), [(leaves.grads,)])
+    return run
 
 
 def calls(optimizer: Optimizer, leaves: Leaves, steps: int, *, donate: bool) -> Callable[[], None]:
