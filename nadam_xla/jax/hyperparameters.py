@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from nadam_xla.coefficients import (
     check_not_negative,
 )
 from nadam_xla.jax.decay_mask import Mask
+from nadam_xla.jax.dtypes import is_complex
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 
@@ -31,7 +32,8 @@ class Hyperparameters:
     Raises:
         ValueError: a number is out of its range, an array is not a scalar, or two arguments
             contradict each other.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, or ``b2`` a bfloat16.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, ``b2`` a bfloat16, or a number
+            complex or none.
     """
 
     learning_rate: ScalarOrSchedule
@@ -47,6 +49,12 @@ class Hyperparameters:
     mask: Mask = None
 
     def __post_init__(self) -> None:  # noqa: D105
+        if self.learning_rate is None:
+            raise TypeError(
+                "learning_rate is None; give a number (scale_by_nadam returns the bare direction)"
+            )
+        for name in ("b1", "b2", *_NOT_NEGATIVE, *_OF_ANY_SIGN):
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
         check_decay_rate("b1", self.b1)
         check_decay_rate("b2", self.b2)
         for name in _NOT_NEGATIVE:
@@ -87,7 +95,8 @@ class Hyperparameters:
             product_before: the product of their momenta; None where it is not carried.
         """
         count = optax.safe_increment(steps_before)
-        b1, b2, rate = _wide(self.b1), _wide(self.b2), _at(self.learning_rate, steps_before)
+        b1, b2 = _wide(self.b1), _wide(self.b2)
+        rate = _at("learning_rate", self.learning_rate, steps_before)
         if self.momentum_decay is None:
             momentum = conventions.constant_momentum(b1, count)
         else:
@@ -101,14 +110,30 @@ class Hyperparameters:
             b2_power=b2**count,
             eps=self.eps,
             eps_root=self.eps_root,
-            decay=rate * _at(self.weight_decay, steps_before),
-            l2=0.0 if self.l2 is None else _at(self.l2, steps_before),
+            decay=rate * _at("weight_decay", self.weight_decay, steps_before),
+            l2=0.0 if self.l2 is None else _at("l2", self.l2, steps_before),
         )
         if not self.nesterov:
             row = conventions.adam(row, b1_power=momentum.product)
         if product_before is None:
             return row, None
         return row, jnp.asarray(momentum.product, product_before.dtype)
+
+
+def _real(name: str, value: Any) -> Any:
+    """The real part of a complex array: ``optax.inject_hyperparams`` makes such of real numbers.
+
+    It takes the dtype of the parameters for all of them.
+
+    Raises:
+        TypeError: the imaginary part is known, and not zero; or it is a complex number of Python's.
+    """
+    if value is None or callable(value) or not is_complex(value):
+        return value
+    imaginary = getattr(value, "imag", 0)
+    if not isinstance(imaginary, jax.core.Tracer) and jnp.any(imaginary != 0):
+        raise TypeError(f"{name} is {value}; it must be real")
+    return value.real
 
 
 def _check_scalar(name: str, value: object) -> None:
@@ -124,8 +149,13 @@ def _is_zero(value: object) -> bool:
     return isinstance(value, (int, float)) and value == 0
 
 
-def _at(value: ScalarOrSchedule, steps_before: jax.Array) -> ArrayLike:
-    return _wide(value(steps_before) if callable(value) else value)
+def _at(name: str, value: ScalarOrSchedule, steps_before: jax.Array) -> ArrayLike:
+    """The number at a step: a schedule's is checked as others are before."""
+    if not callable(value):
+        return _wide(value)
+    number = _real(name, value(steps_before))
+    _check_scalar(name, number)
+    return _wide(number)
 
 
 def _wide(value: ArrayLike) -> ArrayLike:

@@ -184,3 +184,35 @@ class TestErrors:
     def test_sums_of_squares(self) -> None:
         with pytest.raises(TypeError, match=r"tree\['w'\] is complex64\[3\]; it must be real"):
             sum_squares({"w": numbers(0, 3)})
+
+
+class TestNumbers:
+    """optax.inject_hyperparams makes complex scalars of real numbers, for complex parameters."""
+
+    def test_injected_ones_are_real(self) -> None:
+        ours, theirs = (optax.inject_hyperparams(make)(1e-2) for make in (nadam, optax.nadam))
+        params = numbers(0, 3)
+        found, expected = (
+            jax.jit(tx.update)(numbers(1, 3), tx.init(params), params)[0] for tx in (ours, theirs)
+        )
+        assert_close(found, expected)
+
+    @pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps", "l2"])
+    @pytest.mark.parametrize("number", [0.1 + 0.1j, jnp.complex64(0.1 + 0.1j)])
+    def test_one_with_an_imaginary_part_is_refused(self, name: str, number: Any) -> None:
+        with pytest.raises(TypeError, match=f"{name} is .*; it must be real"):
+            nadam(**{"learning_rate": 1e-2, name: number})
+
+    def test_so_is_that_of_a_schedule(self) -> None:
+        tx = nadam(lambda count: jnp.complex64(0.1j))
+        with pytest.raises(TypeError, match=r"learning_rate is .*; it must be real"):
+            tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+def test_a_schedule_for_each_element_and_no_rate_at_all_are_named() -> None:
+    x = jnp.ones(3)
+    tx = nadam(lambda count: x)
+    with pytest.raises(ValueError, match=r"learning_rate has the shape \(3,\); it must be a scal"):
+        tx.update(x, tx.init(x))
+    with pytest.raises(TypeError, match="learning_rate is None; give a number"):
+        nadam(None)  # type: ignore[arg-type]
