@@ -20,7 +20,7 @@ class PlannedCall(NamedTuple):
 
     leaves: tuple[int, ...]
     awaited: int | None
-    """The leaf whose gradient the call is to wait for, where its own are not enough."""
+    """Which of the values the call is to wait for, where its own gradients are not enough."""
 
 
 class _Origin(NamedTuple):
@@ -89,7 +89,7 @@ class ProgramOrder:
 
 def plan(
     order: ProgramOrder,
-    grads: Sequence[Value],
+    values: Sequence[Value],
     leaves_of_watched: Sequence[int],
     sizes: Sequence[int],
     platform: str,
@@ -98,13 +98,13 @@ def plan(
 
     Args:
         order: of the program; what the calls overwrite is watched.
-        grads: the gradient of each leaf.
+        values: the gradient of each leaf, and behind them what else may be awaited.
         leaves_of_watched: for each watched value, the leaf that it belongs to.
         sizes: the bytes of each gradient.
         platform: as :func:`nadam_xla.calls.in_order_of_birth` names it.
     """
-    births = [order.birth(grad) for grad in grads]
-    first_born = sorted(range(len(grads)), key=lambda leaf: births[leaf])
+    births = [order.birth(grad) for grad in values[: len(sizes)]]
+    first_born = sorted(range(len(sizes)), key=lambda leaf: births[leaf])
 
     def awaited_by(call: Sequence[int]) -> int | None:
         """There is none where the call's own gradients show that all has been read.
@@ -113,9 +113,9 @@ def plan(
         """
         own = set(call)
         at_risk = [i for i, leaf in enumerate(leaves_of_watched) if leaf in own]
-        for leaf in (*call, *first_born):
-            if order.proves(grads[leaf], at_risk):
-                return None if leaf in own else leaf
+        for place in (*call, *first_born, *range(len(sizes), len(values))):
+            if order.proves(values[place], at_risk):
+                return None if place in own else place
         return None
 
     calls = in_order_of_birth(births, sizes, platform)

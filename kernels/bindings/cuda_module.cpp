@@ -38,6 +38,7 @@ NB_MODULE(_native_cuda, m) {
   define_registrations(
       m, {{ffi::update_target(RowLayout::kV1), "CUDA", &nadam_xla_update_v1_cuda, load},
           {ffi::update_target(RowLayout::kV2), "CUDA", &nadam_xla_update_v2_cuda, load},
+          {ffi::kUpdateEntryTarget, "CUDA", &nadam_xla_update_entry_v1_cuda, load},
           {ffi::kSumSquaresTarget, "CUDA", &nadam_xla_sum_squares_v1_cuda, load}});
   m.def(
       "driver_version", &driver_version,

@@ -20,6 +20,7 @@ NB_MODULE(_native, m) {
   using namespace nadam_xla;
   define_registrations(m, {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
                            {ffi::update_target(RowLayout::kV2), "Host", &nadam_xla_update_v2_cpu},
+                           {ffi::kUpdateEntryTarget, "Host", &nadam_xla_update_entry_v1_cpu},
                            {ffi::kSumSquaresTarget, "Host", &nadam_xla_sum_squares_v1_cpu}});
   m.def(
       "row_fields",

@@ -1,12 +1,14 @@
 #include "kernels/bindings/testing_cuda_on_host.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -108,10 +110,12 @@ std::size_t run_launches(const UpdateCall<T>& call) {
 }
 
 // The update as a GPU runs it. Each leaf has seven arrays: params, grads, mu, nu and the outputs,
-// which may be inputs. Returns the number of launches.
+// which may be inputs. With an index all but the gradients are stacks. Returns the number of
+// launches.
 template <typename T>
 std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const std::int64_t rows,
-                   const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves) {
+                   const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves,
+                   const std::optional<std::int32_t> index) {
   UpdateCall<T> call{coefficients.data(),
                      RowLayout::kV2,
                      batch,
@@ -120,7 +124,10 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                      returns_change ? Returns::kChange : Returns::kParams,
                      {}};
   for (const std::vector<Array<T>>& a : leaves) {
-    const auto length = static_cast<std::int64_t>(a.at(0).size()) / batch;
+    const auto length = static_cast<std::int64_t>(a.at(1).size()) / batch;
+    if (index && length != 0) {
+      call.entry = {&*index, static_cast<std::int64_t>(a.at(0).size()) / length};
+    }
     call.leaves.push_back({a.at(0).data(), a.at(1).data(), a.at(2).data(), a.at(3).data(),
                            a.at(4).data(), a.at(5).data(), a.at(6).data(), length});
   }
@@ -164,7 +171,7 @@ std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64
 template <typename T>
 void define_of_type(nb::module_& m) {
   m.def("update_as_on_gpu", &update<T>, nb::arg("coefficients"), nb::arg("batch"), nb::arg("rows"),
-        nb::arg("returns_change"), nb::arg("leaves"));
+        nb::arg("returns_change"), nb::arg("leaves"), nb::arg("index") = nb::none());
   m.def("sum_squares_as_on_gpu", &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"),
         nb::arg("parts"));
 }

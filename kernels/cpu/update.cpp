@@ -9,7 +9,9 @@ template <typename T>
 UpdateWork<T>::UpdateWork(UpdateCall<T> call, const std::int64_t threads)
     : call_(std::move(call)),
       plan_(plan_of(call_.leaves, call_.batch, threads)),
-      loop_(update_loop<T>()) {}
+      loop_(update_loop<T>()) {
+  for (Streams<T>& leaf : call_.leaves) leaf = entry_of(leaf, call_.entry);
+}
 
 template <typename T>
 void UpdateWork<T>::run(const std::int64_t chunk) const {

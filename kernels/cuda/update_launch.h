@@ -35,6 +35,7 @@ struct UpdateLaunch {
   bool has_params;
   std::int64_t batch;
   std::int64_t rows;
+  Entry entry;
   std::int32_t tiles;
   std::int32_t leaves;
   std::int32_t first_tiles[kCapacity];
@@ -70,6 +71,7 @@ UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLau
   launch.has_params = call.has_params;
   launch.batch = call.batch;
   launch.rows = call.rows;
+  launch.entry = call.entry;
   launch.tiles = planned.tiles;
   launch.leaves = static_cast<std::int32_t>(planned.leaves.size());
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
@@ -167,6 +169,14 @@ NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, kCapacity>& launch, const U
                   launch.has_params);
 }
 
+// An entry's call returns parameters. (To ask for it in the others would cost them registers.)
+template <Returns kReturns, typename T, std::size_t kCapacity>
+NADAM_XLA_INLINE Streams<T> streams_of(const UpdateLaunch<T, kCapacity>& launch,
+                                       const UpdateLeaf<T>& leaf) {
+  if constexpr (kReturns == Returns::kChange) return leaf.streams;
+  return entry_of(leaf.streams, launch.entry);
+}
+
 // A tile of one entry.
 template <Returns kReturns, typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, kCapacity>& launch,
@@ -174,8 +184,8 @@ NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, kCapacity>& launch,
                                   const std::int32_t lane) {
   const std::int64_t length = leaf.streams.length;
   const Stretch stretch = stretch_of(tile, length, kUpdateTile<T>);
-  const Streams<T> streams =
-      part_of(leaf.streams, stretch.entry * length + stretch.begin, stretch.length);
+  const Streams<T> streams = part_of(streams_of<kReturns>(launch, leaf),
+                                     stretch.entry * length + stretch.begin, stretch.length);
   const Row<T> row = row_of(launch, leaf, stretch.entry);
   if (row.skip) {
     skip<kReturns>(streams, lane);
@@ -191,16 +201,17 @@ template <Returns kReturns, typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE void update_short_tile(const UpdateLaunch<T, kCapacity>& launch,
                                         const UpdateLeaf<T>& leaf, const std::int32_t tile,
                                         const std::int32_t lane) {
-  const std::int64_t length = leaf.streams.length;
+  const Streams<T> streams = streams_of<kReturns>(launch, leaf);
+  const std::int64_t length = streams.length;
   const std::int64_t begin = static_cast<std::int64_t>(tile) * kShortUpdateTile;
   const std::int64_t left = launch.batch * length - begin;
   const std::int64_t end = begin + (left < kShortUpdateTile ? left : kShortUpdateTile);
   for (std::int64_t i = begin + lane; i < end; i += kWarp) {
     const Row<T> row = row_of(launch, leaf, i / length);
     if (row.skip) {
-      skip<kReturns>(part_of(leaf.streams, i, 1), 0);
+      skip<kReturns>(part_of(streams, i, 1), 0);
     } else {
-      update_element<kReturns>(row, leaf.streams, i);
+      update_element<kReturns>(row, streams, i);
     }
   }
 }

@@ -51,6 +51,17 @@ Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
                 {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
 }
 
+Error update_entry(xla::ffi::ThreadPool threads, const AnyBuffer index,
+                   const AnyBuffer coefficients, const RemainingArgs leaves,
+                   const RemainingRets results, const std::int64_t first_row) {
+  return run_typed(
+      kUpdateEntryTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+        using T = decltype(element);
+        cpu::update(decode_update_entry<T>(first_row, index, coefficients, leaves, results),
+                    XlaPool(threads));
+      });
+}
+
 auto bind_update() {
   return xla::ffi::Ffi::Bind()
       .Ctx<xla::ffi::ThreadPool>()
@@ -79,6 +90,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update_v1
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
     nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cpu, nadam_xla::ffi::update_entry,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()  // index
+                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<std::int64_t>("first_row"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

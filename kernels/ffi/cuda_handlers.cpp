@@ -45,6 +45,17 @@ Error update_v2(cudaStream_t stream, const AnyBuffer coefficients, const Remaini
                 {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
 }
 
+Error update_entry(cudaStream_t stream, const AnyBuffer index, const AnyBuffer coefficients,
+                   const RemainingArgs leaves, const RemainingRets results,
+                   const std::int64_t first_row) {
+  return run_typed(
+      kUpdateEntryTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+        using T = decltype(element);
+        cuda::update(decode_update_entry<T>(first_row, index, coefficients, leaves, results),
+                     stream);
+      });
+}
+
 auto bind_update() {
   return xla::ffi::Ffi::Bind()
       .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
@@ -96,6 +107,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
     nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"),
     {xla::ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cuda, nadam_xla::ffi::update_entry,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .Arg<xla::ffi::AnyBuffer>()  // index
+                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<std::int64_t>("first_row"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

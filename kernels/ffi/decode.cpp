@@ -157,12 +157,11 @@ std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   return elements_of_entry(shape.dimensions, batch);
 }
 
-}  // namespace
-
+// The call without its leaves.
 template <typename T>
-UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
-                            const xla::ffi::RemainingArgs& leaves,
-                            const xla::ffi::RemainingRets& results) {
+UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
+                           const xla::ffi::RemainingArgs& leaves,
+                           const xla::ffi::RemainingRets& results) {
   const StreamSet streams = attributes.streams;
   check_streams(attributes);
   constexpr std::size_t kResultGroups = 3;
@@ -173,10 +172,6 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
            " results; n leaves need ", streams.count(), " n (", names_of(streams),
            ") and 3 n (params, mu, nu)");
   }
-
-  const Operands operands(leaves);
-  const Results outputs(results);
-
   const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
@@ -187,6 +182,47 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
   call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
   call.has_params = streams.has(Stream::kParams);
   call.leaves.reserve(n);
+  return call;
+}
+
+Entry check_entry(const AnyBuffer& index, const Dimensions& stack) {
+  if (index.element_type() != DataType::S32 || index.dimensions().size() != 0) {
+    refuse("index is ", index.element_type(), to_string(index.dimensions()), "; it must be ",
+           DataType::S32, "[]");
+  }
+  if (stack.size() == 0 || stack[0] == 0) {
+    refuse("params[0] has the shape ", to_string(stack), "; it must be a stack of entries");
+  }
+  return {static_cast<const std::int32_t*>(index.untyped_data()), stack[0]};
+}
+
+// Checks that a stack has so many entries, each of the shape of its gradients.
+void check_stack(const LeafShape& grads, const std::int64_t entries, const char* group,
+                 const AnyBuffer& buffer) {
+  const Dimensions dimensions = buffer.dimensions();
+  bool fits = buffer.element_type() == grads.type &&
+              dimensions.size() == grads.dimensions.size() + 1 && dimensions[0] == entries;
+  for (std::size_t i = 0; fits && i < grads.dimensions.size(); ++i) {
+    fits = dimensions[i + 1] == grads.dimensions[i];
+  }
+  if (!fits) {
+    refuse(BufferName{group, grads.leaf}, " is ", buffer.element_type(), to_string(dimensions),
+           "; it must be a stack of ", entries, " entries, each ", grads.type,
+           to_string(grads.dimensions), " like ", BufferName{"grads", grads.leaf});
+  }
+}
+
+}  // namespace
+
+template <typename T>
+UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
+                            const xla::ffi::RemainingArgs& leaves,
+                            const xla::ffi::RemainingRets& results) {
+  UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
+  const StreamSet streams = attributes.streams;
+  const std::size_t n = leaves.size() / streams.count();
+  const Operands operands(leaves);
+  const Results outputs(results);
   const char* const first_stream = name_of(call.has_params ? Stream::kParams : Stream::kGrads);
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
     const LeafShape shape{leaf, data_type<T>(), first_stream, operands[leaf].dimensions()};
@@ -204,7 +240,44 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
         {call.has_params ? input(Stream::kParams) : grads, grads, input(Stream::kMu),
          input(Stream::kNu), output("result params", outputs[leaf]),
          output("result mu", outputs[n + leaf]), output("result nu", outputs[2 * n + leaf]),
-         entry_length(shape, table.batch)});
+         entry_length(shape, call.batch)});
+  }
+  return call;
+}
+
+template <typename T>
+UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer& index,
+                                  const AnyBuffer& coefficients,
+                                  const xla::ffi::RemainingArgs& leaves,
+                                  const xla::ffi::RemainingRets& results) {
+  constexpr StreamSet kStreams = StreamSet::all();
+  const UpdateAttributes attributes{RowLayout::kV2, kStreams, false, first_row};
+  UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
+  const std::size_t n = leaves.size() / kStreams.count();
+  if (call.batch != 1) refuse("coefficients has a batch of ", call.batch, "; it must be 1");
+  if (n == 0) return call;
+  const Operands operands(leaves);
+  const Results outputs(results);
+  call.entry = check_entry(index, operands[0].dimensions());
+  for (std::size_t leaf = 0; leaf < n; ++leaf) {
+    const AnyBuffer grads = operands[kStreams.place(Stream::kGrads) * n + leaf];
+    const LeafShape shape{leaf, data_type<T>(), name_of(Stream::kGrads), grads.dimensions()};
+    check_same_shape(shape, name_of(Stream::kGrads), grads);
+    const auto stack = [&](const Stream stream, const AnyBuffer& result) {
+      const AnyBuffer buffer = operands[kStreams.place(stream) * n + leaf];
+      check_stack(shape, call.entry.entries, name_of(stream), buffer);
+      check_stack(shape, call.entry.entries, "result", result);
+      // Else the other entries would have to be copied.
+      if (result.untyped_data() != buffer.untyped_data()) {
+        refuse("the result of ", BufferName{name_of(stream), leaf}, " is not in its memory");
+      }
+      return static_cast<T*>(result.untyped_data());
+    };
+    T* const params = stack(Stream::kParams, outputs[leaf]);
+    T* const mu = stack(Stream::kMu, outputs[n + leaf]);
+    T* const nu = stack(Stream::kNu, outputs[2 * n + leaf]);
+    call.leaves.push_back({params, static_cast<const T*>(grads.untyped_data()), mu, nu, params, mu,
+                           nu, elements_of(shape.dimensions)});
   }
   return call;
 }
@@ -255,6 +328,13 @@ template UpdateCall<float> decode_update(const UpdateAttributes&, const AnyBuffe
 template UpdateCall<double> decode_update(const UpdateAttributes&, const AnyBuffer&,
                                           const xla::ffi::RemainingArgs&,
                                           const xla::ffi::RemainingRets&);
+
+template UpdateCall<float> decode_update_entry(std::int64_t, const AnyBuffer&, const AnyBuffer&,
+                                               const xla::ffi::RemainingArgs&,
+                                               const xla::ffi::RemainingRets&);
+template UpdateCall<double> decode_update_entry(std::int64_t, const AnyBuffer&, const AnyBuffer&,
+                                                const xla::ffi::RemainingArgs&,
+                                                const xla::ffi::RemainingRets&);
 
 template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
 template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);

@@ -30,6 +30,17 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results);
 
+// The same of a call of nadam_xla_update_entry_v1:
+//   operands  index, an S32 scalar; coefficients [1, rows, row_length(kV2)]; and n buffers of each
+//             stream, of which the gradients are those of one entry, and all others stacks of as
+//             many; one more where the call has to wait for it, unread
+//   results   params * n, mu * n, nu * n, each in the memory of its stack
+template <typename T>
+UpdateCall<T> decode_update_entry(std::int64_t first_row, const xla::ffi::AnyBuffer& index,
+                                  const xla::ffi::AnyBuffer& coefficients,
+                                  const xla::ffi::RemainingArgs& leaves,
+                                  const xla::ffi::RemainingRets& results);
+
 // Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
 //   operands  leaves * n
 //   result    [n], or [batch, n] where every leaf leads with an axis of that size
@@ -54,6 +65,14 @@ extern template UpdateCall<double> decode_update(const UpdateAttributes&,
                                                  const xla::ffi::AnyBuffer&,
                                                  const xla::ffi::RemainingArgs&,
                                                  const xla::ffi::RemainingRets&);
+extern template UpdateCall<float> decode_update_entry(std::int64_t, const xla::ffi::AnyBuffer&,
+                                                      const xla::ffi::AnyBuffer&,
+                                                      const xla::ffi::RemainingArgs&,
+                                                      const xla::ffi::RemainingRets&);
+extern template UpdateCall<double> decode_update_entry(std::int64_t, const xla::ffi::AnyBuffer&,
+                                                       const xla::ffi::AnyBuffer&,
+                                                       const xla::ffi::RemainingArgs&,
+                                                       const xla::ffi::RemainingRets&);
 extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&,
                                                          xla::ffi::AnyBuffer);
 extern template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&,

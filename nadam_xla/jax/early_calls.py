@@ -34,12 +34,14 @@ def lower_in_calls(
     table_aval, *avals = ctx.avals_in
     is_aliased = {operand - 1 for operand in whole.aliased}  # counted without the table
     overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == table_aval.dtype]
-    sizes = [_bytes(x) for x in streams.by_name(avals)["grads"]]
+    sizes = [bytes_of(x) for x in streams.by_name(avals)["grads"]]
     grads = streams.by_name(leaves)["grads"]
     calls = _planned(ctx, grads, {i: leaves[i] for i in overwritten}, sizes, platform)
     has_rows = table_aval.shape[1] != 1
     if has_rows:
-        table = _rows_in_order(ctx, table, [leaf for call in calls for leaf in call.leaves])
+        table = rows_in_order(
+            ctx, table_aval, table, [leaf for call in calls for leaf in call.leaves]
+        )
     results: list[Any] = [None] * len(ctx.avals_out)
     first_row = 0
     for call in calls:
@@ -54,14 +56,14 @@ def lower_in_calls(
         aliased = tuple(1 + k for k, i in enumerate(own) if i in is_aliased)
         static = whole._replace(aliased=aliased, first_row=first_row if has_rows else 0)
         operands = (leaves[i] for i in (*own, *awaited))
-        lowered = _widened(lower, context, table, *operands, call=static)
+        lowered = widened(lower, context, table, *operands, call=static)
         for i, result in zip(made, lowered, strict=True):
             results[i] = result
         first_row += len(call.leaves)
     return results
 
 
-def _widened(
+def widened(
     lower: Callable[..., Sequence[Any]], ctx: Any, table: Any, *operands: Any, call: Call
 ) -> list[Any]:
     """The results of one call, which is made in the dtype of the table."""
@@ -72,13 +74,14 @@ def _widened(
         avals_in=[table_aval, *wide, *avals[own:]],
         avals_out=[x.update(dtype=table_aval.dtype) for x in ctx.avals_out],
     )
-    given = [_converted(*of) for of in zip(operands, avals[:own], wide, strict=False)]
+    given = [converted(*of) for of in zip(operands, avals[:own], wide, strict=False)]
     results = lower(context, table, *given, *operands[own:], call=call)
     made = zip(results, context.avals_out, ctx.avals_out, strict=True)
-    return [_converted(*of) for of in made]
+    return [converted(*of) for of in made]
 
 
-def _converted(value: Any, aval: Any, to: Any) -> Any:
+def converted(value: Any, aval: Any, to: Any) -> Any:
+    """The lowered value of one type, in the dtype of another."""
     if aval.dtype == to.dtype:
         return value
     shape = mlir.ir.RankedTensorType(value.type).shape
@@ -105,11 +108,11 @@ def _planned(
     """
     order = ProgramOrder(list(overwritten.values()))
     if not all(isinstance(grad, mlir.ir.BlockArgument) for grad in grads):
-        add_operations(order, mlir.ir.InsertionPoint.current.block, _functions(ctx))
+        add_operations(order, mlir.ir.InsertionPoint.current.block, functions_of(ctx))
     return plan(order, grads, [i % len(grads) for i in overwritten], sizes, platform)
 
 
-def _functions(ctx: Any) -> dict[str, Any]:
+def functions_of(ctx: Any) -> dict[str, Any]:
     """The functions that the program has so far, by name."""
     operations = [view.operation for view in ctx.module_context.module.body.operations]
     return {
@@ -119,16 +122,17 @@ def _functions(ctx: Any) -> dict[str, Any]:
     }
 
 
-def _rows_in_order(ctx: Any, table: Any, rows: list[int]) -> Any:
+def rows_in_order(ctx: Any, aval: Any, table: Any, rows: list[int]) -> Any:
+    """The lowered table with its rows in this order."""
     if rows == sorted(rows):
         return table
-    context = ctx.replace(avals_in=ctx.avals_in[:1], avals_out=None)
+    context = ctx.replace(avals_in=[aval], avals_out=None)
     take = mlir.lower_fun(lambda table: table[:, rows], multiple_results=False)
     (in_order,) = take(context, table)
     return in_order
 
 
-def _bytes(aval: Any) -> int:
+def bytes_of(aval: Any) -> int:
     """Zero where a dimension is left open."""
     known = all(isinstance(size, int) for size in aval.shape)
     return prod(aval.shape) * aval.dtype.itemsize if known else 0

@@ -57,7 +57,7 @@ def install() -> None:
     # several platforms where a primitive has several rules that are not cached.
     mlir.register_lowering(nadam_update_p, _lower, cacheable=False)
     for platform in PLATFORMS_WITH_KERNEL:
-        mlir.register_lowering(update_in_place_p, _lower_in_place, platform=platform)
+        mlir.register_lowering(update_in_place_p, lower_in_place, platform=platform)
 
 
 def devices_during_lowering() -> set[Any]:
@@ -184,9 +184,11 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     partitioned = is_partitioned(ctx.module_context.axis_context)
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
-    if not all(with_kernel) or (partitioned and not _can_partition_call(ctx)):
+    if not all(with_kernel) or (
+        partitioned and not can_partition_call(ctx, batch=ctx.avals_in[0].shape[0])
+    ):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
-    lower = _lower_partitioned if partitioned else _lower_in_place
+    lower = lower_partitioned if partitioned else lower_in_place
     platform = "cpu" if "cpu" in platforms else "gpu"
     whole = Call(streams, _aliased(ctx, operands, streams), first_row=0)
     return lower_in_calls(lower, ctx, *operands, whole=whole, platform=platform)
@@ -210,7 +212,8 @@ def _aliased(ctx: Any, operands: tuple[Any, ...], streams: Streams) -> tuple[int
     )
 
 
-def _lower_in_place(ctx: Any, *operands: Any, call: Call) -> Any:
+def lower_in_place(ctx: Any, *operands: Any, call: Call) -> Any:
+    """One call, on this device."""
     _, *leaves = operands
     aliases = {
         operand: result
@@ -241,7 +244,7 @@ def is_partitioned(axes: Any) -> bool:
     return isinstance(axes, ShardingContext) and axes.num_devices > 1
 
 
-def _lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
+def lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     """One call on each device, each leaf cut as stock's arithmetic would be.
 
     There the partitioner carries the layout of any of a leaf's arrays to all others, operation by
@@ -294,7 +297,7 @@ def _join_sharding_group(value: Any, group: int) -> None:
     )
 
 
-def _can_partition_call(ctx: Any) -> bool:
+def can_partition_call(ctx: Any, *, batch: int) -> bool:
     """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
 
     It speaks to Shardy alone, not to the partitioner that JAX had before 0.7. Shardy asks Python
@@ -304,11 +307,10 @@ def _can_partition_call(ctx: Any) -> bool:
     """
     module = ctx.module_context
     has_mesh = getattr(module.axis_context, "abstract_mesh", None) is not None
-    has_batch = ctx.avals_in[0].shape[0] != 1
     return (
         jax.config.jax_use_shardy_partitioner  # type: ignore[attr-defined]
         and not module.lowering_parameters.for_export
-        and (has_mesh or not has_batch)
+        and (has_mesh or batch == 1)
     )
 
 

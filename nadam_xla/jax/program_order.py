@@ -10,7 +10,15 @@ from nadam_xla.program_order import ProgramOrder
 # Operations that XLA may see through.
 _VIEWS = frozenset(
     f"stablehlo.{name}"
-    for name in ("broadcast_in_dim", "convert", "optimization_barrier", "reshape", "transpose")
+    for name in (
+        "broadcast_in_dim",
+        "convert",
+        "dynamic_slice",
+        "optimization_barrier",
+        "reshape",
+        "slice",
+        "transpose",
+    )
 )
 _CALL = "func.call"
 _RETURN = "func.return"

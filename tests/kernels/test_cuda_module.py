@@ -21,7 +21,12 @@ if "cuda" not in MODULES:
 
 from nadam_xla import _native_cuda, _native_cuda_testing
 
-TARGETS = {"nadam_xla_update_v1", "nadam_xla_update_v2", "nadam_xla_sum_squares_v1"}
+TARGETS = {
+    "nadam_xla_update_v1",
+    "nadam_xla_update_v2",
+    "nadam_xla_update_entry_v1",
+    "nadam_xla_sum_squares_v1",
+}
 ARCHITECTURES = {75, 80, 86, 89, 90, 100, 120}
 
 
