@@ -45,7 +45,7 @@ test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest tests/gpu tests/gpu_check
-	$(BIN)/python -m pytest docs/jax.md
+	$(BIN)/python -m pytest docs/jax.md docs/scanned_layers.md
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
 test-keras-tensorflow: $(VENV)/.with-test
@@ -77,7 +77,7 @@ test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs/jax.md
+	$(<D)/bin/pytest docs/jax.md docs/scanned_layers.md
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
@@ -86,7 +86,7 @@ ifneq ($(PYTHON312),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs/jax.md
+	$(<D)/bin/pytest docs/jax.md docs/scanned_layers.md
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
 else

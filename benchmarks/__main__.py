@@ -23,6 +23,7 @@ from benchmarks.records import Record, load, save, table
 SECTIONS = [
     ("benchmarks.training_jax", "jax"),
     ("benchmarks.protocol_jax", "jax"),
+    ("benchmarks.scanned_layers", "jax"),
     ("benchmarks.training_keras", "jax"),
     ("benchmarks.training_keras", "tensorflow"),
     ("benchmarks.training_torch", "tensorflow"),

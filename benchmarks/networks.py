@@ -41,9 +41,20 @@ def dense(depth: int, width: int, batch: int = 64) -> Network:
     return Network(kernels, loss, x, y, steps=8)
 
 
-def transformer(*, scanned: bool) -> Network:
+def scanned_dense(depth: int, width: int, batch: int = 64) -> Network:
+    """The layers of :func:`dense` in one stack."""
+    layers = dense(depth, width, batch)
+
+    def loss(kernels: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+        x, _ = jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, kernels)
+        return jnp.mean((x - y) ** 2)
+
+    return layers._replace(params=jnp.stack(layers.params), loss=loss, steps=2)
+
+
+def transformer(*, scanned: bool, remat: bool = False) -> Network:
     """Twelve blocks of width 512 over 8 sequences of 128."""
-    module = _Transformer(scanned)
+    module = _Transformer(scanned, remat)
     x, y = (np.random.default_rng(0).standard_normal((8, 128, 512), np.float32) for _ in range(2))
     return _of_module(module, x, y, steps=1)
 
@@ -74,11 +85,13 @@ class _Block(nn.Module):
 
 class _Transformer(nn.Module):
     scanned: bool
+    remat: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.scanned:
-            blocks = nn.scan(_Block, {"params": 0}, split_rngs={"params": True}, length=12)
+            block = nn.remat(_Block, prevent_cse=False) if self.remat else _Block
+            blocks = nn.scan(block, {"params": 0}, split_rngs={"params": True}, length=12)
             x, _ = blocks()(x, None)
         else:
             for _ in range(12):

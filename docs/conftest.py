@@ -1,5 +1,5 @@
-"""Runs the Python blocks of docs/*.md as tests: ``pytest docs/jax.md``, on eight devices, and
-``KERAS_BACKEND=... pytest docs/keras.md``, once for each backend.
+"""Runs the Python blocks of docs/*.md as tests: ``pytest docs/jax.md docs/scanned_layers.md``, on
+eight devices, and ``KERAS_BACKEND=... pytest docs/keras.md``, once for each backend.
 
 What stands before the first section runs again at the head of each: sections share nothing else. A
 section of keras.md whose heading ends with a backend, ``(TensorFlow)`` or ``(JAX)``, runs on that
@@ -79,6 +79,8 @@ def backend_of_this_process() -> str:
     return backend
 
 
-jax_md = Sybil(parsers=[examples(lambda backend: True)], patterns=["jax.md"])
+jax_md = Sybil(
+    parsers=[examples(lambda backend: True)], patterns=["jax.md", "scanned_layers.md"]
+)
 keras_md = Sybil(parsers=[examples(on_this_backend)], patterns=["keras.md"])
 pytest_collect_file = (jax_md + keras_md).pytest()

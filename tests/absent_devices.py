@@ -86,8 +86,14 @@ def mesh_of(name: str) -> Mesh:
 
 
 WIDTH, DEPTH, BATCH = 1024, 12, 64
+SCANNED = 24  # layers in one stack
 LEAF = 4 * WIDTH**2
 LAYOUTS = {"FSDP": (P("d"), P("d")), "ZeRO-1": (P(), P("d")), "replicated": (P(), P())}
+LAYOUTS_OF_STACKS = {
+    "FSDP": (P(None, "d"), P(None, "d")),
+    "ZeRO-1": (P(), P(None, "d")),
+    "replicated": (P(), P()),
+}
 WHOLE = {"one device": (P(), P())}
 _COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\(")
 
@@ -126,6 +132,15 @@ def dense_params() -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)] * DEPTH
 
 
+def scanned(params: Any, x: jax.Array) -> jax.Array:
+    x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params)
+    return jnp.sum(x * x)
+
+
+def scanned_params() -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((SCANNED, WIDTH, WIDTH), jnp.float32)
+
+
 def step_of(tx: Any, loss: Loss | None) -> Callable[[Any, Any, Any], Any]:
     """A whole step from inputs; without a loss, the update alone from gradients."""
 
@@ -148,6 +163,7 @@ def compiled_for(
     loss: Loss | None = dense,
     params: Any = None,
     x: tuple[int, ...] = (BATCH, WIDTH),
+    around: Callable[..., Any] = lambda step: step,
 ) -> Program:
     """The step of an optimizer, compiled for devices that are not there.
 
@@ -159,6 +175,7 @@ def compiled_for(
         loss: of parameters and inputs; None for the update alone.
         params: their shapes; those of the dense network by default.
         x: the shape of the inputs, which are cut along the batch.
+        around: what is made of the step before it is compiled.
     """
     mesh = mesh or mesh_of(name)
 
@@ -170,7 +187,7 @@ def compiled_for(
     params = jax.tree.map(lambda leaf: placed(leaf, of_params), params or dense_params())
     state = jax.tree.map(lambda leaf: placed(leaf, of_moments), jax.eval_shape(tx.init, params))
     out = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-    step = jax.jit(step_of(tx, loss), donate_argnums=(0, 1), out_shardings=out)
+    step = jax.jit(around(step_of(tx, loss)), donate_argnums=(0, 1), out_shardings=out)
     inputs = params if loss is None else placed(jax.ShapeDtypeStruct(x, jnp.float32), P("d"))
     lowered = step.trace(params, state, inputs).lower(lowering_platforms=(platform_of(name),))
     program = lowered.compile()

@@ -1,6 +1,7 @@
 """Over which axes of the mesh a value varies inside ``shard_map``, in each JAX's own words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -11,19 +12,19 @@ def vary_alike(values: Sequence[jax.Array], also: jax.Array) -> list[jax.Array]:
     That is a change of their types alone. Outside ``shard_map``, and where it does not check this,
     they come back as they are.
     """
-    varying = [_varying_axes(value) for value in values]
-    union = _varying_axes(also).union(*varying)
+    varying = [varying_axes(jax.typeof(value)) for value in values]
+    union = varying_axes(jax.typeof(also)).union(*varying)
     return [
         _vary_over(value, union - axes) if union - axes else value
         for value, axes in zip(values, varying, strict=True)
     ]
 
 
-def _varying_axes(value: jax.Array) -> frozenset[str]:
-    aval = jax.typeof(value)
-    if hasattr(aval, "manual_axis_type"):  # JAX 0.10 and later
-        return frozenset(aval.manual_axis_type.varying)
-    return frozenset(aval.vma)
+def varying_axes(type_: Any) -> frozenset[str]:
+    """The axes over which an array of this type varies."""
+    if hasattr(type_, "manual_axis_type"):  # JAX 0.10 and later
+        return frozenset(type_.manual_axis_type.varying)
+    return frozenset(type_.vma)
 
 
 def _vary_over(value: jax.Array, axes: frozenset[str]) -> jax.Array:

@@ -13,6 +13,7 @@ from jax.extend.core.primitives import add_p, cond_p, jit_p
 
 from nadam_xla.jax.fusion.additions import Addition, addition_to, leaves_of, returns_change
 from nadam_xla.jax.fusion.block import Atom, Block, programs_in, type_of, with_parts
+from nadam_xla.jax.fusion.splicing import atom_in, renamed, spliced
 
 # Which results of a program are changes.
 _returned: WeakKeyDictionary[Jaxpr, frozenset[int]] = WeakKeyDictionary()
@@ -61,9 +62,10 @@ def _with_one_opened(jaxpr: Jaxpr) -> Jaxpr | None:
         if eqn.primitive is not jit_p or not _is_transparent(eqn):
             continue
         if _hands_change_out(block, eqn) or _takes_change_in(block, eqn):
-            equations, renamed = _opened(eqn)
-            rest = [_renamed(later, renamed) for later in block.equations[place + 1 :]]
-            results = [_in(renamed, result) for result in block.results]
+            equations, made = spliced(eqn.params["jaxpr"].jaxpr, eqn.invars)
+            names = dict(zip(eqn.outvars, made, strict=True))
+            rest = [renamed(later, names) for later in block.equations[place + 1 :]]
+            results = [atom_in(names, result) for result in block.results]
             before = block.equations[:place]
             return with_parts(jaxpr, eqns=[*before, *equations, *rest], outvars=results)
     return None
@@ -108,35 +110,6 @@ def _is_transparent(eqn: JaxprEqn) -> bool:
         or any(layout is not None for layout in (*given["in_layouts"], *given["out_layouts"]))
         or given["compiler_options_kvs"]
     )
-
-
-def _opened(eqn: JaxprEqn) -> tuple[list[JaxprEqn], dict[Var, Atom]]:
-    """The equations of a ``jit``, and what stands for each of its results outside."""
-    program: Jaxpr = eqn.params["jaxpr"].jaxpr
-    inner: dict[Var, Atom] = dict(zip(program.invars, eqn.invars, strict=True))
-    equations = []
-    for own in program.eqns:
-        # Made anew: the same program may be opened in two places.
-        inner |= {var: Var(type_of(var)) for var in own.outvars}
-        equations.append(
-            own.replace(
-                invars=[_in(inner, atom) for atom in own.invars],
-                outvars=[inner[var] for var in own.outvars],
-            )
-        )
-    results = [_in(inner, result) for result in program.outvars]
-    return equations, dict(zip(eqn.outvars, results, strict=True))
-
-
-def _in(renamed: dict[Var, Atom], atom: Atom) -> Atom:
-    return atom if isinstance(atom, Literal) else renamed.get(atom, atom)
-
-
-def _renamed(eqn: JaxprEqn, renamed: dict[Var, Atom]) -> JaxprEqn:
-    if not any(not isinstance(atom, Literal) and atom in renamed for atom in eqn.invars):
-        return eqn
-    changed: JaxprEqn = eqn.replace(invars=[_in(renamed, atom) for atom in eqn.invars])
-    return changed
 
 
 # ---- cond ---------------------------------------------------------------------------------------

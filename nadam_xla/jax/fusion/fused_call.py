@@ -29,22 +29,28 @@ def with_additions(update: JaxprEqn, additions: Mapping[int, Addition]) -> list[
     rest = [given[name][leaf] for name in ("grads", "mu", "nu") for leaf in chosen]
     sums = [additions[leaf].equation.outvars[0] for leaf in chosen]
     moments = [update.outvars[i] for i in of_leaves(3, chosen, n)][len(chosen) :]
-    slicing, table = _rows(update, chosen)
+    slicing, table = rows_of(update, chosen)
     fused = update.replace(
         invars=[table, *params, *rest],
         outvars=[*sums, *moments],
         params={"streams": _RETURNS_PARAMS},
     )
-    if not others:
-        return [fused]
-    slicing_others, table = _rows(update, others)
-    operands = [update.invars[1 + i] for i in of_leaves(len(streams.operands), others, n)]
-    results = [update.outvars[i] for i in of_leaves(3, others, n)]
-    left = update.replace(invars=[table, *operands], outvars=results)
-    return [*slicing, fused, *slicing_others, left]
+    return [*slicing, fused, *of_some_leaves(update, others)]
 
 
-def _rows(update: JaxprEqn, leaves: Sequence[int]) -> tuple[list[JaxprEqn], Atom]:
+def of_some_leaves(update: JaxprEqn, leaves: Sequence[int]) -> list[JaxprEqn]:
+    """The update of some of its leaves; nothing where there are none."""
+    streams: Streams = update.params["streams"]
+    n = leaves_of(update)
+    if not leaves:
+        return []
+    slicing, table = rows_of(update, leaves)
+    operands = [update.invars[1 + i] for i in of_leaves(len(streams.operands), leaves, n)]
+    results = [update.outvars[i] for i in of_leaves(3, leaves, n)]
+    return [*slicing, update.replace(invars=[table, *operands], outvars=results)]
+
+
+def rows_of(update: JaxprEqn, leaves: Sequence[int]) -> tuple[list[JaxprEqn], Atom]:
     """The table of these leaves, and the equations that make it of the table of all."""
     table = update.invars[0]
     batch, rows, width = type_of(table).shape

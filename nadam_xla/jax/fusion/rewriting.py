@@ -1,6 +1,7 @@
 """The rewriting of a program: updates that return changes take the additions of them in."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -10,28 +11,39 @@ from nadam_xla.jax.fusion.additions import Addition, addition_of, leaves_of, ret
 from nadam_xla.jax.fusion.block import Block, with_parts
 from nadam_xla.jax.fusion.boundaries import without_boundaries
 from nadam_xla.jax.fusion.fused_call import with_additions
+from nadam_xla.jax.fusion.weaving import woven
 
 Program = TypeVar("Program", Jaxpr, ClosedJaxpr)
 
-# What a program became. JAX knows programs by their identity: a function that is called twice, in
-# one program or in two, is traced once, and shall be compiled once.
-_rewritten: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+# What a program became, with and without weaving. JAX knows programs by their identity: a function
+# that is called twice, in one program or in two, is traced once, and shall be compiled once.
+_rewritten: dict[bool, WeakKeyDictionary[Any, Any]] = {
+    True: WeakKeyDictionary(),
+    False: WeakKeyDictionary(),
+}
 
 
-def fused(program: Program) -> Program:
-    """The program, with every update in it that can take additions in; itself where none can."""
-    if program not in _rewritten:
-        new = _fused(program)
+def fused(program: Program, *, weaves: bool = True) -> Program:
+    """The program, with every update in it that can take additions in; itself where none can.
+
+    Args:
+        program: the program.
+        weaves: whether updates also move into the scans that make their gradients.
+    """
+    memory = _rewritten[weaves]
+    if program not in memory:
+        new = _fused(program, weaves)
         # None for itself, which would keep its own entry alive.
-        _rewritten[program] = None if new is program else new
-    known: Program | None = _rewritten[program]
+        memory[program] = None if new is program else new
+    known: Program | None = memory[program]
     return program if known is None else known
 
 
-def _fused(program: Any) -> Any:
+def _fused(program: Any, weaves: bool) -> Any:
     if isinstance(program, Jaxpr):
-        return _fused_inside(fused_block(program))
-    jaxpr = fused(program.jaxpr)
+        own = fused_block(program)
+        return _fused_inside(woven(own) if weaves else own, weaves)
+    jaxpr = fused(program.jaxpr, weaves=weaves)
     return program if jaxpr is program.jaxpr else program.replace(jaxpr=jaxpr)
 
 
@@ -72,9 +84,15 @@ def _equations(block: Block, update: JaxprEqn, additions: dict[int, Addition]) -
     ]
 
 
-def _fused_inside(jaxpr: Jaxpr) -> Jaxpr:
+def _fused_inside(jaxpr: Jaxpr, weaves: bool) -> Jaxpr:
     """The program, each program in its equations rewritten."""
-    equations = [_mapped(eqn, fused) for eqn in jaxpr.eqns]
+
+    def rewritten(eqn: JaxprEqn) -> JaxprEqn:
+        # A scan is made anew by tracing it, which needs the names of the mesh's axes.
+        inside = weaves and eqn.primitive.name != "shard_map"
+        return _mapped(eqn, partial(fused, weaves=inside))
+
+    equations = [rewritten(eqn) for eqn in jaxpr.eqns]
     if all(new is old for new, old in zip(equations, jaxpr.eqns, strict=True)):
         return jaxpr
     return with_parts(jaxpr, eqns=equations)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from nadam_xla import native
 from nadam_xla.jax.fusion.report import UpdateReport, reports
 from nadam_xla.jax.fusion.rewriting import fused
 
@@ -15,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def fuse_updates(fun: Callable[P, R]) -> Callable[P, R]:
+def fuse_updates(fun: Callable[P, R], *, weave: bool = True) -> Callable[P, R]:
     """Makes one pass of each ``update`` of ours and the ``optax.apply_updates`` behind it.
 
     The function that comes back traces ``fun`` with its arguments, as ``jax.jit`` does. Where an
@@ -24,6 +25,9 @@ def fuse_updates(fun: Callable[P, R]) -> Callable[P, R]:
     parameter, which ``apply`` makes: in place, to the same bits. All else stays as it is. That
     holds inside ``jit``, ``scan``, ``while``, ``cond``, ``remat``, ``shard_map`` and functions with
     derivatives of their own, for whatever calls the optimizer: ``optax.chain``, Flax, Equinox.
+
+    An update whose gradients a ``scan`` over layers stacks up moves into that loop: each layer is
+    updated as soon as its gradient is there, and no stack of gradients ever exists.
 
     It stands directly inside of ``jax.jit``, costs nothing when the compiled step runs, and goes
     with ``grad``, ``vmap``, meshes and export::
@@ -36,6 +40,8 @@ def fuse_updates(fun: Callable[P, R]) -> Callable[P, R]:
         fun: any function that JAX can trace. Its arguments and results are pytrees. Arrays are
             traced; all other leaves, Python's numbers among them, ``fun`` gets as they are given,
             and gives back as they are.
+        weave: False leaves updates behind the scans that make their gradients, as it must be where
+            the axis of the layers itself is cut over a mesh.
 
     Returns:
         A function with the signature of ``fun``.
@@ -44,13 +50,15 @@ def fuse_updates(fun: Callable[P, R]) -> Callable[P, R]:
     @wraps(fun, updated=())
     def with_fused_updates(*args: P.args, **kwargs: P.kwargs) -> R:
         traced = _trace(fun, args, kwargs)
-        results = jaxpr_as_fun(fused(traced.program))(*traced.arrays)
+        results = jaxpr_as_fun(fused(traced.program, weaves=weave and _can_weave()))(*traced.arrays)
         return traced.returned(results)  # type: ignore[no-any-return]
 
     return with_fused_updates
 
 
-def explain_updates(fun: Callable[..., Any]) -> Callable[..., list[UpdateReport]]:
+def explain_updates(
+    fun: Callable[..., Any], *, weave: bool = True
+) -> Callable[..., list[UpdateReport]]:
     """Tells what :func:`fuse_updates` makes of each update in a function, and why.
 
     ::
@@ -60,6 +68,7 @@ def explain_updates(fun: Callable[..., Any]) -> Callable[..., list[UpdateReport]
 
     Args:
         fun: as for :func:`fuse_updates`; it may be one that is fused or compiled already.
+        weave: as for :func:`fuse_updates`.
 
     Returns:
         A function that takes the arguments of ``fun``, or ``jax.ShapeDtypeStruct`` in the place of
@@ -68,9 +77,14 @@ def explain_updates(fun: Callable[..., Any]) -> Callable[..., list[UpdateReport]
 
     @wraps(fun, updated=())
     def reported(*args: Any, **kwargs: Any) -> list[UpdateReport]:
-        return reports(fused(_trace(fun, args, kwargs).program))
+        return reports(fused(_trace(fun, args, kwargs).program, weaves=weave and _can_weave()))
 
     return reported
+
+
+def _can_weave() -> bool:
+    """Without the kernel XLA:CPU copies whole stacks in every turn of the loop."""
+    return "cpu" in native.MODULES or jax.default_backend() != "cpu"
 
 
 class _Traced(NamedTuple):
