@@ -79,8 +79,6 @@ def backend_of_this_process() -> str:
     return backend
 
 
-jax_md = Sybil(
-    parsers=[examples(lambda backend: True)], patterns=["jax.md", "scanned_layers.md"]
-)
+jax_md = Sybil(parsers=[examples(lambda backend: True)], patterns=["jax.md", "scanned_layers.md"])
 keras_md = Sybil(parsers=[examples(on_this_backend)], patterns=["keras.md"])
 pytest_collect_file = (jax_md + keras_md).pytest()

@@ -56,6 +56,4 @@ def test_a_woven_step_is_the_unwoven_one() -> None:
     one = other = (layers, tx.init(layers))
     for _ in range(3):
         one, other = plain(*one, x), woven(*other, x)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other)
