@@ -12,7 +12,7 @@ import pytest
 from compiled import CALL, aliased_results, copies_of_arrays, text_of
 from training import assert_close
 
-from nadam_xla.jax import chain, fuse_updates, nadam, nadamw
+from nadam_xla.jax import chain, explain_updates, fuse_updates, nadam, nadamw
 
 pytest.importorskip("flax", reason="flax and equinox are tested here")
 eqx = pytest.importorskip("equinox", reason="flax and equinox are tested here")
@@ -98,6 +98,33 @@ class TestLinen:
         state = state.replace(step=jnp.int32(0))
         step = linen_step if kind == "ours" else fuse_updates(linen_step)
         assert_in_place(text_of(step, state, X, donate=(0,)), len(jax.tree.leaves(state)))
+
+    @pytest.mark.parametrize("kind", [TrainState, train_state.TrainState])
+    def test_scanned_layers_are_woven(self, kind: Any) -> None:
+        class Layer(linen.Module):
+            @linen.compact
+            def __call__(self, x: jax.Array, _: None) -> Any:
+                return jnp.tanh(linen.Dense(x.shape[-1])(x)), None
+
+        class Layers(linen.Module):
+            @linen.compact
+            def __call__(self, x: jax.Array) -> jax.Array:
+                scanned = linen.scan(Layer, {"params": 0}, split_rngs={"params": True}, length=6)
+                x, _ = scanned()(linen.Dense(8)(x), None)
+                return x
+
+        model = Layers()
+        params = model.init(jax.random.key(0), X)["params"]
+        state = kind.create(apply_fn=model.apply, params=params, tx=nadam(1e-2))
+        woven, left = explain_updates(linen_step)(state, X)
+        assert woven.woven
+        assert woven.leaves == ("float32[6,8]", "float32[6,8,8]")
+        assert left.leaves == ("float32[8]", "float32[4,8]")
+        fused = plain = state
+        for _ in range(STEPS):
+            plain = jax.jit(linen_step)(plain, X)
+            fused = jax.jit(fuse_updates(linen_step))(fused, X)
+        jax.tree.map(np.testing.assert_array_equal, fused, plain)
 
     def test_without_apply_it_is_flax_s_own(self) -> None:
         tx = optax.chain(optax.clip(0.1), nadam(1e-2))

@@ -233,6 +233,7 @@ class TestReport:
         [
             ("clipped", "forward", "its gradients go through select_n after the scan"),
             ("alone", "twice", "its gradients go through add_any after the scan"),
+            ("if finite", "forward", "its gradients are made by a scan outside of cond"),
             ("divided", "forward", "its gradients go through div after the scan"),
         ],
     )

@@ -77,13 +77,13 @@ def _hands_change_out(block: Block, eqn: JaxprEqn) -> bool:
 
 def _takes_change_in(block: Block, eqn: JaxprEqn) -> bool:
     """Whether a change goes into it, and into nothing but a sum there."""
-    inside = Block(eqn.params["jaxpr"].jaxpr)
-    return any(
-        _is_made_as_change(block, outer)
-        and block.only_user(outer) is eqn
-        and _is_added(inside, inner)
-        for outer, inner in zip(eqn.invars, eqn.params["jaxpr"].jaxpr.invars, strict=True)
-    )
+    program: Jaxpr = eqn.params["jaxpr"].jaxpr
+    taken = [
+        inner
+        for outer, inner in zip(eqn.invars, program.invars, strict=True)
+        if _is_made_as_change(block, outer) and block.only_user(outer) is eqn
+    ]
+    return bool(taken) and any(_is_added(Block(program), inner) for inner in taken)
 
 
 def _is_made_as_change(block: Block, value: Atom) -> bool:

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import scan_p, while_p
 
 import nadam_xla
 from nadam_xla.jax.entry import nadam_update_entry_p
 from nadam_xla.jax.fusion.additions import addition_of, is_update, leaves_of, returns_change
-from nadam_xla.jax.fusion.block import Block, programs_in, type_of
-from nadam_xla.jax.fusion.weaving import origin_of
+from nadam_xla.jax.fusion.block import Atom, Block, programs_in, type_of
+from nadam_xla.jax.fusion.scans import carries_of
+from nadam_xla.jax.fusion.weaving import grads_of, origin_of
 
 # So that the line which made an update is the user's, or optax's, and not ours.
 source_info_util.register_exclusion(str(Path(nadam_xla.__file__).parent))
@@ -54,49 +56,86 @@ class UpdateReport:
         return "\n".join(lines)
 
 
+class _Outside(NamedTuple):
+    """What a program does not show of itself.
+
+    Attributes:
+        where: the transformations that it stands in.
+        fates: what becomes of each change that it returns.
+        scanned: those of its arguments that are stacks which a scan outside makes.
+    """
+
+    where: tuple[str, ...]
+    fates: Sequence[str]
+    scanned: frozenset[Var]
+
+
 def reports(program: ClosedJaxpr) -> list[UpdateReport]:
     """A report for each update in the program, in its order."""
     fates = ["the function returns its change"] * len(program.jaxpr.outvars)
-    return list(_reports(program.jaxpr, (), fates))
+    return list(_reports(program.jaxpr, _Outside((), fates, frozenset())))
 
 
-def _reports(jaxpr: Jaxpr, where: tuple[str, ...], fates: Sequence[str]) -> Iterator[UpdateReport]:
-    """Those of a program, with what becomes of each change that it returns."""
+def _reports(jaxpr: Jaxpr, outside: _Outside) -> Iterator[UpdateReport]:
     block = Block(jaxpr)
     for eqn in block.equations:
         if is_update(eqn):
-            yield _report(block, eqn, where, fates)
+            yield _report(block, eqn, outside)
         if eqn.primitive is nadam_update_entry_p:
             types = _types(eqn.outvars[: eqn.params["leaves"]])
-            yield UpdateReport(where, _source(eqn), True, True, types, ("",) * len(types))
+            yield UpdateReport(outside.where, _source(eqn), True, True, types, ("",) * len(types))
         for program in programs_in(eqn):
-            outside = [_fate_outside(block, eqn, var, fates) for var in eqn.outvars]
-            known = eqn.primitive not in (scan_p, while_p) and len(outside) == len(program.outvars)
-            unknown = [f"its change leaves {eqn.primitive.name}"] * len(program.outvars)
-            inside = (*where, _name(eqn))
-            yield from _reports(program, inside, outside if known else unknown)
+            yield from _reports(program, _outside_of(program, block, eqn, outside))
 
 
-def _report(
-    block: Block, update: JaxprEqn, where: tuple[str, ...], fates: Sequence[str]
-) -> UpdateReport:
-    first = update.outvars[: leaves_of(update)]
-    reasons: list[object] = []
-    for leaf, change in enumerate(first):
-        if not returns_change(update):
-            reasons.append(origin_of(block, update, leaf) or "")
-        elif block.is_returned(change) and not block.users(change):
-            reasons.append(fates[block.results.index(change)])
-        else:
-            reasons.append(addition_of(block, update, leaf))
+def _outside_of(program: Jaxpr, block: Block, eqn: JaxprEqn, outside: _Outside) -> _Outside:
+    """What surrounds a program in an equation of this block."""
+    where = (*outside.where, _name(eqn))
+    is_loop = eqn.primitive in (scan_p, while_p)
+    if is_loop or len(eqn.outvars) != len(program.outvars):
+        leaves = f"its change leaves {eqn.primitive.name}"
+        return _Outside(where, [leaves] * len(program.outvars), frozenset())
+    fates = [_fate_outside(block, eqn, var, outside.fates) for var in eqn.outvars]
+    # From the end, for the first operand of a cond is the branch that it takes.
+    pairs = zip(reversed(eqn.invars), reversed(program.invars), strict=False)
+    scanned = (var for atom, var in pairs if _is_stack(block, atom, outside))
+    return _Outside(where, fates, frozenset(scanned))
+
+
+def _is_stack(block: Block, atom: Atom, outside: _Outside) -> bool:
+    """Whether a scan, of this block or outside of it, returns the value as a stack."""
+    if isinstance(atom, Literal):
+        return False
+    if atom in outside.scanned:
+        return True
+    maker = block.maker(atom)
+    if maker is None or maker.primitive is not scan_p:
+        return False
+    return maker.outvars.index(atom) >= carries_of(maker)
+
+
+def _report(block: Block, update: JaxprEqn, outside: _Outside) -> UpdateReport:
+    n = leaves_of(update)
     return UpdateReport(
-        where=where,
+        where=outside.where,
         source=_source(update),
         returns_params=not returns_change(update),
         woven=False,
-        leaves=_types(first),
-        reasons=tuple(map(str, reasons)),
+        leaves=_types(update.outvars[:n]),
+        reasons=tuple(_reason(block, update, leaf, outside) for leaf in range(n)),
     )
+
+
+def _reason(block: Block, update: JaxprEqn, leaf: int, outside: _Outside) -> str:
+    change = update.outvars[leaf]
+    if returns_change(update):
+        if block.is_returned(change) and not block.users(change):
+            return outside.fates[block.results.index(change)]
+        return str(addition_of(block, update, leaf))
+    origin = origin_of(block, update, leaf)
+    if origin is None and _is_stack(block, grads_of(update, leaf), outside):
+        return f"its gradients are made by a scan outside of {outside.where[-1]}"
+    return origin if isinstance(origin, str) else ""
 
 
 def _source(eqn: JaxprEqn) -> str:

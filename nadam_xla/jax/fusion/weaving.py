@@ -63,12 +63,17 @@ def woven(jaxpr: Jaxpr) -> Jaxpr:
     return jaxpr
 
 
+def grads_of(update: JaxprEqn, leaf: int) -> Atom:
+    """The gradients of a leaf, of an update that returns parameters."""
+    return update.invars[1 + leaves_of(update) + leaf]
+
+
 def origin_of(block: Block, update: JaxprEqn, leaf: int) -> Origin | str | None:
     """The scan into which a leaf's update can move.
 
     None where no scan makes its gradients; in words why it cannot, where one does.
     """
-    value: Any = update.invars[1 + leaves_of(update) + leaf]
+    value = grads_of(update, leaf)
     changes: list[JaxprEqn] = []
     while True:
         maker = block.maker(value)
