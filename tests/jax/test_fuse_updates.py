@@ -378,6 +378,32 @@ class TestCalling:
         assert number == 3
         assert_same_bits((one, other, same_key), (PARAMS, PARAMS, key))
 
+    def test_constants_come_back_as_arrays(self) -> None:
+        fused = fuse_updates(lambda p: (p * 2, jnp.asarray(0.1), jnp.asarray(True), jnp.arange(2)))
+        expected = jnp.float32(2), jnp.asarray(0.1), jnp.asarray(True), jnp.arange(2)
+        for results in (fused(jnp.float32(1)), jax.jit(fused)(jnp.float32(1))):
+            for found, other in zip(results, expected, strict=True):
+                assert isinstance(found, jax.Array)
+                assert (found.dtype, found.weak_type) == (other.dtype, other.weak_type)
+                np.testing.assert_array_equal(found, other)
+
+    def test_programs_among_other_parameters_of_an_operation(self) -> None:
+        """Those of a linear solver are a named tuple."""
+        matrix = jnp.eye(3) * 2
+        solved = fuse_updates(jnp.linalg.solve)(matrix, jnp.ones(3))
+        np.testing.assert_allclose(solved, 0.5)
+
+    def test_a_product_that_a_function_makes(self) -> None:
+        tx = nadam(1e-2)
+
+        def step(p: Any, state: Any, grads: Any) -> Any:
+            change, state = tx.update(grads, state)
+            return jax.jit(lambda p: p * 0.3)(p) + change, state
+
+        params = PARAMS["kernel"]
+        (report,) = explain_updates(step)(params, tx.init(params), params)
+        assert "a product" in report.reasons[0]
+
     def test_errors_are_those_of_the_function(self) -> None:
         tx = nadam(1e-2)
         with pytest.raises(ValueError, match=r"grads\['kernel'\] has the shape"):

@@ -210,6 +210,14 @@ class TestNnx:
         nnx_step(model, optimizer, X)
         assert not jnp.array_equal(model.linear.kernel[...], before)
 
+    def test_a_module_that_fuse_updates_would_lose_is_refused(self) -> None:
+        model = Model()
+        optimizer = nnx.Optimizer(model, nadam(1e-2), wrt=nnx.Param)
+        with pytest.raises(TypeError, match=r"holds a flax\.nnx module, and no result does"):
+            fuse_updates(nnx_step)(model, optimizer, X)
+        loss = fuse_updates(lambda model: jnp.mean(model(X) ** 2))(model)  # without an update
+        assert loss.shape == ()
+
     @pytest.mark.parametrize(
         "tx", [optax.nadam(1e-2), optax.chain(nadam(1e-2))], ids=["optax", "chain"]
     )

@@ -13,6 +13,7 @@ import pytest
 from compiled import copies_of_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from x64 import enable_x64
 
 from nadam_xla import native
 from nadam_xla.jax import explain_updates, fuse_updates, nadam, nadamw
@@ -407,3 +408,88 @@ class TestTransformations:
             jax.jit(fuse_updates(epoch))(*given),
             jax.jit(epoch)(*given),
         )
+
+
+def same_bits(step: Callable[..., Any], *given: Any) -> None:
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.jit(fuse_updates(step))(*given), jax.jit(step)(*given)
+    )
+
+
+class TestWhatAStackDoes:
+    """What stands between the loop and the update acts on the numbers: a stack, too."""
+
+    STACK = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (3, 64)), jnp.float32)
+
+    def test_it_rounds_gradients_of_bfloat16(self) -> None:
+        tx = nadam(1e-2)
+
+        def loss(stack: jax.Array) -> jax.Array:
+            def body(total: jax.Array, w: jax.Array) -> Any:
+                return total + jnp.sum(jnp.sin(w) * w).astype(jnp.float32), None
+
+            return jax.lax.scan(body, jnp.float32(0), stack.astype(jnp.bfloat16))[0]
+
+        def step(stack: jax.Array, state: Any) -> Any:
+            return tx.apply(jax.grad(loss)(stack), state, stack)
+
+        (report,) = explain_updates(step)(self.STACK, tx.init(self.STACK))
+        assert report.woven
+        same_bits(step, self.STACK, tx.init(self.STACK))
+
+    @pytest.mark.parametrize(("factor", "woven"), [(0.7, False), (0.1, False), (0.5, True)])
+    def test_it_keeps_constants_apart(self, factor: float, woven: bool) -> None:
+        """XLA makes one of two, which rounds otherwise; a power of two rounds nothing."""
+        tx = nadam(1e-2)
+
+        def loss(stack: jax.Array) -> jax.Array:
+            def body(total: jax.Array, w: jax.Array) -> Any:
+                return total + jnp.sum(jnp.sin(w * 0.1)), None
+
+            return jax.lax.scan(body, jnp.float32(0), stack)[0]
+
+        def step(stack: jax.Array, state: Any) -> Any:
+            return tx.apply(jax.grad(loss)(stack) * factor, state, stack)
+
+        (report,) = explain_updates(step)(self.STACK, tx.init(self.STACK))
+        assert report.woven == woven
+        assert woven or report.reasons == ("its gradients go through mul after the scan",)
+        same_bits(step, self.STACK, tx.init(self.STACK))
+
+
+class TestOtherScans:
+    def test_one_that_writes_into_a_ref(self) -> None:
+        if not hasattr(jax, "new_ref"):
+            pytest.skip(f"JAX {jax.__version__} has no jax.new_ref")
+        tx, layers = nadam(1e-2), jnp.ones((3, 4))
+
+        def step(params: jax.Array, state: Any) -> Any:
+            total = jax.new_ref(jnp.zeros(()))
+
+            def body(carry: jax.Array, entry: jax.Array) -> Any:
+                total[...] += entry.sum()
+                return carry, entry * 2
+
+            _, grads = jax.lax.scan(body, jnp.float32(0), params)
+            return *tx.apply(grads, state, params), total[...]
+
+        (report,) = explain_updates(step)(layers, tx.init(layers))
+        assert report.reasons == ("the scan takes what is no array, such as a Ref",)
+        same_bits(step, layers, tx.init(layers))
+
+    def test_one_in_float64_in_a_program_of_float32(self) -> None:
+        tx, layers = nadam(1e-2), jnp.full((3, 4), 0.5)
+
+        def step(params: jax.Array, state: Any) -> Any:
+            with enable_x64(True):
+
+                def loss(params: jax.Array) -> jax.Array:
+                    start = jnp.zeros((), jnp.float64)
+                    return jax.lax.scan(lambda c, w: (c + jnp.sum(w * w), None), start, params)[0]
+
+                grads = jax.grad(loss)(params)
+            return tx.apply(grads, state, params)
+
+        (report,) = explain_updates(step)(layers, tx.init(layers))
+        assert "the scan computes in 64 bits" in report.reasons[0]
+        same_bits(step, layers, tx.init(layers))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.extend.core.primitives import mul_p
+from jax.extend.core.primitives import jit_p, mul_p
 
 Atom: TypeAlias = Any
 """A ``Var`` or a ``Literal``."""
@@ -64,7 +64,11 @@ class Block:
         """Whether a multiplication makes the value."""
         maker = self.maker(value)
         while maker is not None and maker.primitive.name in _TYPE_CHANGES:
-            maker = self.maker(maker.invars[0])
+            value = maker.invars[0]
+            maker = self.maker(value)
+        if maker is not None and maker.primitive is jit_p:
+            program = maker.params["jaxpr"].jaxpr
+            return Block(program).is_product(program.outvars[maker.outvars.index(value)])
         return maker is not None and maker.primitive is mul_p
 
     def needed_after(self, value: Atom, eqn: JaxprEqn) -> list[JaxprEqn] | None:

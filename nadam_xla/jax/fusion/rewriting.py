@@ -104,9 +104,12 @@ def _mapped(eqn: JaxprEqn, function: Callable[[Any], Any]) -> JaxprEqn:
     def mapped(value: Any) -> Any:
         if isinstance(value, Jaxpr | ClosedJaxpr):
             return function(value)
-        if isinstance(value, tuple) and any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value):
-            return tuple(map(mapped, value))
-        return value
+        if not isinstance(value, tuple):
+            return value
+        elements = [mapped(x) if isinstance(x, Jaxpr | ClosedJaxpr) else x for x in value]
+        if all(new is old for new, old in zip(elements, value, strict=True)):
+            return value
+        return type(value)(*elements) if hasattr(value, "_fields") else tuple(elements)
 
     params = {name: mapped(value) for name, value in eqn.params.items()}
     same = all(params[name] is value for name, value in eqn.params.items())

@@ -111,7 +111,8 @@ def woven_scan(
         results = jaxpr_as_fun(scan.body)(*consts, *carries, *read)
         carries, made = results[: len(carries)], results[len(carries) :]
         grads = [
-            changed(made[i], scalars) for i, changed in zip(woven.grads, woven.changed, strict=True)
+            changed(_as_stored(made[i]), scalars)
+            for i, changed in zip(woven.grads, woven.changed, strict=True)
         ]
         params, moments = updated[:leaves], updated[leaves:]
         # The update must come after all that reads the entry, of which the carries are made.
@@ -129,3 +130,15 @@ def woven_scan(
         unroll=scan.unroll,
     )
     return [*carries, *kept, *updated]
+
+
+def _as_stored(grad: jax.Array) -> jax.Array:
+    """The gradient with the rounding that a stack of bfloat16 would have forced on it.
+
+    XLA computes such in float32, and leaves out conversions there and back within one loop.
+    """
+    if grad.dtype != jnp.bfloat16:
+        return grad
+    bits: Any = jnp.finfo(jnp.bfloat16)  # type: ignore[no-untyped-call]
+    wide = grad.astype(jnp.float32)
+    return jax.lax.reduce_precision(wide, bits.nexp, bits.nmant).astype(grad.dtype)

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -44,14 +45,22 @@ def fuse_updates(fun: Callable[P, R], *, weave: bool = True) -> Callable[P, R]:
             the axis of the layers itself is cut over a mesh.
 
     Returns:
-        A function with the signature of ``fun``.
+        A function with the signature of ``fun``. It raises ``TypeError`` where an argument holds a
+        ``flax.nnx`` module and no result does, for what becomes of the module would be lost.
     """
 
     @wraps(fun, updated=())
     def with_fused_updates(*args: P.args, **kwargs: P.kwargs) -> R:
         traced = _trace(fun, args, kwargs)
-        results = jaxpr_as_fun(fused(traced.program, weaves=weave and _can_weave()))(*traced.arrays)
-        return traced.returned(results)  # type: ignore[no-any-return]
+        if traced.loses_modules:
+            raise TypeError(
+                "an argument holds a flax.nnx module, and no result does: what the function does to"
+                " it would be lost; return it, or take the step with nadam_xla.flax.nnx.Optimizer"
+            )
+        program = fused(traced.program, weaves=weave and _can_weave())
+        results = jaxpr_as_fun(program)(*traced.arrays)
+        arrays = map(_as_array, results, program.out_avals)
+        return traced.returned(list(arrays))  # type: ignore[no-any-return]
 
     return with_fused_updates
 
@@ -82,6 +91,14 @@ def explain_updates(
     return reported
 
 
+def _as_array(value: Any, type_: Any) -> jax.Array:
+    """The result: a constant of the program comes back as the number that stands in it."""
+    if isinstance(value, jax.Array):
+        return value
+    number = np.asarray(value, type_.dtype)
+    return jnp.asarray(number.item() if type_.weak_type else number)
+
+
 def _can_weave() -> bool:
     """Without the kernel XLA:CPU copies whole stacks in every turn of the loop."""
     return "cpu" in native.MODULES or jax.default_backend() != "cpu"
@@ -91,6 +108,7 @@ class _Traced(NamedTuple):
     program: ClosedJaxpr
     arrays: list[Any]
     returned: Callable[[Sequence[Any]], Any]
+    loses_modules: bool
 
 
 def _trace(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Traced:
@@ -100,16 +118,19 @@ def _trace(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Traced:
     leaves, treedef = jax.tree.flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
     returned: Any = None
+    modules = _holds_nnx_module((args, kwargs))
 
     def of_arrays(*arrays: Any) -> list[Any]:
-        nonlocal returned
+        nonlocal returned, modules
         given = list(leaves)
         for i, array in zip(places, arrays, strict=True):
             given[i] = array
         args, kwargs = treedef.unflatten(given)
         results: list[Any]
         structure: Any
-        results, structure = jax.tree.flatten(fun(*args, **kwargs))
+        result = fun(*args, **kwargs)
+        modules = modules and not _holds_nnx_module(result)
+        results, structure = jax.tree.flatten(result)
         of_program = [i for i, result in enumerate(results) if isinstance(result, jax.Array)]
         traced = [results[i] for i in of_program]
         for i in of_program:
@@ -124,7 +145,19 @@ def _trace(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Traced:
         return traced
 
     arrays = [leaves[i] for i in places]
-    return _Traced(jax.make_jaxpr(of_arrays)(*arrays), arrays, returned)
+    program = jax.make_jaxpr(of_arrays)(*arrays)
+    return _Traced(program, arrays, returned, modules and bool(reports(program)))
+
+
+def _holds_nnx_module(tree: Any) -> bool:
+    """Whether a node of the tree is a module of Flax NNX, which functions are wont to change."""
+    found = jax.tree.leaves(tree, is_leaf=_is_nnx_module)
+    return any(map(_is_nnx_module, found))
+
+
+def _is_nnx_module(node: object) -> bool:
+    bases = ((base.__module__, base.__name__) for base in type(node).__mro__)
+    return any(module.startswith("flax.nnx") and name == "Module" for module, name in bases)
 
 
 def _is_array(leaf: object) -> bool:

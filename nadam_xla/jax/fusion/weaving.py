@@ -6,11 +6,14 @@ as its gradient is there, in the stacks of parameters and moments, which it carr
 of gradients never exists.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import (
@@ -101,7 +104,18 @@ def _operand_of_change(eqn: JaxprEqn) -> Atom | None:
     rank = type_of(eqn.outvars[0]).ndim
     stacks = [atom for atom in eqn.invars if type_of(atom).ndim == rank]
     is_known = eqn.primitive in _ENTRY_BY_ENTRY and len(stacks) == 1 and rank > 0
-    return stacks[0] if is_known and not isinstance(stacks[0], Literal) else None
+    if not is_known or isinstance(stacks[0], Literal):
+        return None
+    scalars = [atom for atom in eqn.invars if atom is not stacks[0]]
+    return stacks[0] if all(map(_is_exact_or_unknown, scalars)) else None
+
+
+def _is_exact_or_unknown(scalar: Atom) -> bool:
+    """XLA folds products with constants into one, and where there is a loop between, it does not.
+
+    A power of two rounds nothing.
+    """
+    return not isinstance(scalar, Literal) or abs(math.frexp(float(scalar.val))[0]) == 0.5
 
 
 def _scalars_of(eqn: JaxprEqn) -> list[Atom]:
@@ -120,7 +134,9 @@ def _reshapes_entries(eqn: JaxprEqn) -> bool:
 
 def _is_made_by_scan(block: Block, atom: Atom) -> bool:
     maker = block.maker(atom)
-    return maker is not None and maker.primitive is scan_p
+    if maker is None or maker.primitive is not scan_p:
+        return False
+    return maker.outvars.index(atom) >= carries_of(maker)
 
 
 def _obstacle(block: Block, update: JaxprEqn, leaf: int, origin: Origin) -> str | None:
@@ -129,7 +145,7 @@ def _obstacle(block: Block, update: JaxprEqn, leaf: int, origin: Origin) -> str 
     scalars = [atom for eqn in changes for atom in _scalars_of(eqn)]
     needed = [update.invars[0], *scalars, *_stacks_of(update, [leaf])]
     if any(block.needed_after(atom, scan) is None for atom in needed):
-        return "its coefficients or moments are computed from what the scan makes"
+        return "its coefficients, parameters or moments are computed from what the scan makes"
     return _other_use(block, origin) or _unknown_kind(update, scan)
 
 
@@ -150,11 +166,25 @@ def _unknown_kind(update: JaxprEqn, scan: JaxprEqn) -> str | None:
         return "it is the update of a population"
     if scan.params["jaxpr"].consts or scan.params["length"] == 0:
         return "the scan has constants of its own, or no turns"
-    if any(varying_axes(type_of(atom)) for atom in scan.invars):
+    return _unknown_type([type_of(atom) for atom in (*scan.invars, *update.invars)])
+
+
+def _unknown_type(types: Sequence[Any]) -> str | None:
+    """Of arrays, those that a program is traced with anew have a shape and a dtype alone."""
+    if not all(isinstance(type_, jax.core.ShapedArray) for type_ in types):
+        return "the scan takes what is no array, such as a Ref"
+    if any(map(_is_wider_than_here, types)):
+        return "the scan computes in 64 bits, and the program around it does not"
+    if any(type_.memory_space != jax.memory.Space.Device for type_ in types):
+        return "the scan takes arrays from host memory"
+    if any(map(varying_axes, types)):
         return "the scan stands in a shard_map that checks how values vary"
-    if any(_is_cut(type_of(atom)) for atom in (*scan.invars, *update.invars)):
-        return "it is cut over explicit axes of a mesh"
-    return None
+    return "it is cut over explicit axes of a mesh" if any(map(_is_cut, types)) else None
+
+
+def _is_wider_than_here(type_: Any) -> bool:
+    is_number = jnp.issubdtype(type_.dtype, np.number)
+    return bool(is_number and jax.dtypes.canonicalize_dtype(type_.dtype) != type_.dtype)
 
 
 def _is_cut(type_: Any) -> bool:
@@ -240,7 +270,11 @@ def _woven_scan(
     kept = [stack for stack, leaf in zip(scan.stacks, read_as, strict=True) if leaf is None]
     operands = [*scan.consts, *scan.carries, *kept, table, *stacks]
 
-    with source_info_util.user_context(update.source_info.traceback):
+    # As the scan was traced, and under its own name.
+    of_user = source_info_util.user_context(
+        update.source_info.traceback, name_stack=eqn.source_info.name_stack
+    )
+    with eqn.ctx.manager, of_user:
         program = jax.make_jaxpr(partial(woven_scan, scan, plan))(
             [_abstract(atom) for atom in operands], [_abstract(atom) for atom in scalars]
         )
