@@ -79,6 +79,9 @@ def _lower(ctx: Any, index: Any, table: Any, *operands: Any, leaves: int) -> Any
         plain = partial(update_entry, leaves=leaves, apart=_layout_of_its_own_p.bind)
         return mlir.lower_fun(plain, multiple_results=True)(ctx, index, table, *operands)
     calls = _planned(ctx, operands, leaves, "cpu" if "cpu" in platforms else "gpu")
+    if partitioned and "cpu" not in platforms:
+        # XLA for GPUs copies no stack for a slice, and to wait would only hold more memory.
+        calls = [call._replace(awaited=None) for call in calls]
     is_stored_as_computed = {x.dtype for x in ctx.avals_out} == {ctx.avals_in[1].dtype}
     if partitioned:
         lower: Callable[..., Any] = partial(_lower_slices, lower_partitioned)
