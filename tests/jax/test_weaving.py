@@ -251,6 +251,7 @@ class TestReport:
         (report,) = reports(step, tx)
         assert not report.woven
         assert reason in report.reasons
+        assert ("clipping it by its own norm, is woven" in str(report)) == ("after" in reason)
 
     def test_gradients_that_are_kept(self) -> None:
         tx = nadam(1e-2)

@@ -53,6 +53,11 @@ class UpdateReport:
             types = [leaf for leaf, own in pairs if own == reason]
             shown = ", ".join(types[:3]) + (", ..." if len(types) > 3 else "")
             lines.append(f"  {len(types)} of them ({shown}): {reason}")
+        if any(reason.endswith("after the scan") for reason in self.reasons):
+            lines.append(
+                "  what is done to each entry inside of the scan, such as clipping it by its own"
+                " norm, is woven"
+            )
         return "\n".join(lines)
 
 
