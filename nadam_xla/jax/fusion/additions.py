@@ -4,6 +4,7 @@ An addition is taken in where the update is the only maker, and the addition the
 change: then nobody sees that the change is not there any more.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jax.extend.core import JaxprEqn, Literal
@@ -37,6 +38,12 @@ def leaves_of(update: JaxprEqn) -> int:
     """How many leaves the update has."""
     streams: Streams = update.params["streams"]
     return streams.leaves(len(update.invars) - 1)
+
+
+def operands_of(update: JaxprEqn) -> dict[str, Sequence[Atom]]:
+    """The update's operands behind the table, by the names of their streams."""
+    streams: Streams = update.params["streams"]
+    return streams.by_name(update.invars[1:])
 
 
 def addition_to(block: Block, change: Atom) -> Addition | None:
@@ -81,7 +88,7 @@ def _obstacle(block: Block, update: JaxprEqn, leaf: int, addition: Addition) -> 
         return "its change is added to a product, and XLA may round both at once"
     if _reads_params(update) and not block.is_same(param, _given_param(update, leaf)):
         return "its change is added to another value than the parameter, by which the leaf decays"
-    if block.needed_after(param, update) is None and not _reads_params(update):
+    if block.needed_after([param], update) is None and not _reads_params(update):
         return "its change is added to what is computed from this update, or with an effect"
     return None
 
@@ -99,5 +106,4 @@ def _reads_params(update: JaxprEqn) -> bool:
 
 
 def _given_param(update: JaxprEqn, leaf: int) -> Atom:
-    streams: Streams = update.params["streams"]
-    return streams.by_name(update.invars[1:])["params"][leaf]
+    return operands_of(update)["params"][leaf]

@@ -71,12 +71,12 @@ class Block:
             return Block(program).is_product(program.outvars[maker.outvars.index(value)])
         return maker is not None and maker.primitive is mul_p
 
-    def needed_after(self, value: Atom, eqn: JaxprEqn) -> list[JaxprEqn] | None:
-        """The equations behind this one that make the value, in their order.
+    def needed_after(self, values: Sequence[Atom], eqn: JaxprEqn) -> list[JaxprEqn] | None:
+        """The equations behind this one that make the values, in their order.
 
-        None where it depends on this one itself, or where one of them has an effect.
+        None where one depends on this one itself, or where one of them has an effect.
         """
-        place, found, sought = self.place[id(eqn)], set[int](), [value]
+        place, found, sought = self.place[id(eqn)], set[int](), [*values]
         while sought:
             maker = self.maker(sought.pop())
             if maker is None or self.place[id(maker)] < place or self.place[id(maker)] in found:

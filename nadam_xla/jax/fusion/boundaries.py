@@ -121,6 +121,8 @@ def _with_additions_moved(jaxpr: Jaxpr, place: int, fused_block: Callable[[Jaxpr
     eqn = block.equations[place]
     found = {i: _addition_behind(block, eqn, i) for i in _changes_made(eqn)}
     additions = {i: addition for i, addition in found.items() if addition is not None}
+    if not additions:
+        return jaxpr
     taken = _taken_in(_with_additions(eqn, additions), additions, fused_block)
     if not taken:
         return jaxpr
@@ -136,7 +138,7 @@ def _addition_behind(block: Block, eqn: JaxprEqn, result: int) -> Addition | Non
     addition = addition_to(block, eqn.outvars[result])
     if addition is None or isinstance(addition.param, Literal):
         return None
-    return addition if block.needed_after(addition.param, eqn) == [] else None
+    return addition if block.needed_after([addition.param], eqn) == [] else None
 
 
 def _taken_in(

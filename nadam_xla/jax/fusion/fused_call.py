@@ -6,7 +6,7 @@ from typing import Any
 from jax.extend.core import JaxprEqn, Primitive, Var
 from jax.extend.core.primitives import concatenate_p, slice_p
 
-from nadam_xla.jax.fusion.additions import Addition, leaves_of
+from nadam_xla.jax.fusion.additions import Addition, leaves_of, operands_of
 from nadam_xla.jax.fusion.block import Atom, type_of
 from nadam_xla.streams import Streams, of_leaves
 
@@ -20,11 +20,10 @@ def with_additions(update: JaxprEqn, additions: Mapping[int, Addition]) -> list[
         update: an equation that returns changes.
         additions: the addition of each leaf that has one.
     """
-    streams: Streams = update.params["streams"]
     n = leaves_of(update)
     chosen = sorted(additions)
     others = [leaf for leaf in range(n) if leaf not in additions]
-    given = streams.by_name(update.invars[1:])
+    given = operands_of(update)
     params = [additions[leaf].param for leaf in chosen]
     rest = [given[name][leaf] for name in ("grads", "mu", "nu") for leaf in chosen]
     sums = [additions[leaf].equation.outvars[0] for leaf in chosen]

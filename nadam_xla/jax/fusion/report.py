@@ -13,7 +13,7 @@ import nadam_xla
 from nadam_xla.jax.entry import nadam_update_entry_p
 from nadam_xla.jax.fusion.additions import addition_of, is_update, leaves_of, returns_change
 from nadam_xla.jax.fusion.block import Atom, Block, programs_in, type_of
-from nadam_xla.jax.fusion.scans import carries_of
+from nadam_xla.jax.fusion.scans import is_stack
 from nadam_xla.jax.fusion.weaving import grads_of, origin_of
 
 # So that the line which made an update is the user's, or optax's, and not ours.
@@ -103,20 +103,15 @@ def _outside_of(program: Jaxpr, block: Block, eqn: JaxprEqn, outside: _Outside) 
     fates = [_fate_outside(block, eqn, var, outside.fates) for var in eqn.outvars]
     # From the end, for the first operand of a cond is the branch that it takes.
     pairs = zip(reversed(eqn.invars), reversed(program.invars), strict=False)
-    scanned = (var for atom, var in pairs if _is_stack(block, atom, outside))
+    scanned = (var for atom, var in pairs if _is_scanned(block, atom, outside))
     return _Outside(where, fates, frozenset(scanned))
 
 
-def _is_stack(block: Block, atom: Atom, outside: _Outside) -> bool:
+def _is_scanned(block: Block, atom: Atom, outside: _Outside) -> bool:
     """Whether a scan, of this block or outside of it, returns the value as a stack."""
     if isinstance(atom, Literal):
         return False
-    if atom in outside.scanned:
-        return True
-    maker = block.maker(atom)
-    if maker is None or maker.primitive is not scan_p:
-        return False
-    return maker.outvars.index(atom) >= carries_of(maker)
+    return atom in outside.scanned or is_stack(block, atom)
 
 
 def _report(block: Block, update: JaxprEqn, outside: _Outside) -> UpdateReport:
@@ -138,7 +133,7 @@ def _reason(block: Block, update: JaxprEqn, leaf: int, outside: _Outside) -> str
             return outside.fates[block.results.index(change)]
         return str(addition_of(block, update, leaf))
     origin = origin_of(block, update, leaf)
-    if origin is None and _is_stack(block, grads_of(update, leaf), outside):
+    if origin is None and _is_scanned(block, grads_of(update, leaf), outside):
         return f"its gradients are made by a scan outside of {outside.where[-1]}"
     return origin if isinstance(origin, str) else ""
 

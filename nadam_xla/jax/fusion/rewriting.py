@@ -68,17 +68,13 @@ def _with_one_fused(jaxpr: Jaxpr) -> Jaxpr | None:
 
 def _equations(block: Block, update: JaxprEqn, additions: dict[int, Addition]) -> list[JaxprEqn]:
     """Those of the block; what makes the parameters of the additions comes before the update."""
-    needed = {
-        block.place[id(eqn)]: eqn
-        for addition in additions.values()
-        for eqn in block.needed_after(addition.param, update) or []
-    }
-    gone = {id(eqn) for eqn in needed.values()}
-    gone |= {id(addition.equation) for addition in additions.values()}
+    params = [addition.param for addition in additions.values()]
+    needed = block.needed_after(params, update) or []
+    gone = {id(eqn) for eqn in (*needed, *(a.equation for a in additions.values()))}
     place = block.place[id(update)]
     return [
         *block.equations[:place],
-        *(needed[i] for i in sorted(needed)),
+        *needed,
         *with_additions(update, additions),
         *(eqn for eqn in block.equations[place + 1 :] if id(eqn) not in gone),
     ]

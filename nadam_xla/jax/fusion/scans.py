@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun
+from jax.extend.core.primitives import scan_p
 
 from nadam_xla.jax.entry import bind_entry, entry_of
-from nadam_xla.jax.fusion.block import Atom, type_of
+from nadam_xla.jax.fusion.block import Atom, Block, type_of
 
 
 class Scan(NamedTuple):
@@ -58,6 +59,14 @@ def carries_of(eqn: JaxprEqn) -> int:
     body: ClosedJaxpr = eqn.params["jaxpr"]
     pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
     return sum(type_of(outer).ndim == type_of(inner).ndim for outer, inner in pairs)
+
+
+def is_stack(block: Block, value: Atom) -> bool:
+    """Whether a scan of this block returns the value as a stack."""
+    maker = block.maker(value)
+    if maker is None or maker.primitive is not scan_p:
+        return False
+    return maker.outvars.index(value) >= carries_of(maker)
 
 
 class Woven(NamedTuple):

@@ -9,7 +9,7 @@ of gradients never exists.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,13 @@ from jax.extend.core.primitives import (
 )
 
 from nadam_xla.jax import entry_lowering
-from nadam_xla.jax.fusion.additions import is_update, leaves_of, returns_change
+from nadam_xla.jax.fusion.additions import is_update, leaves_of, operands_of, returns_change
 from nadam_xla.jax.fusion.block import Atom, Block, type_of, with_parts
 from nadam_xla.jax.fusion.fused_call import of_some_leaves, rows_of
-from nadam_xla.jax.fusion.scans import Woven, carries_of, scan_of, woven_scan
+from nadam_xla.jax.fusion.scans import Woven, carries_of, is_stack, scan_of, woven_scan
 from nadam_xla.jax.fusion.splicing import atom_in, renamed, spliced
 from nadam_xla.jax.manual_axes import varying_axes
 from nadam_xla.streams import of_leaves
-
-if TYPE_CHECKING:
-    from nadam_xla.streams import Streams
 
 entry_lowering.install()
 
@@ -68,7 +65,7 @@ def woven(jaxpr: Jaxpr) -> Jaxpr:
 
 def grads_of(update: JaxprEqn, leaf: int) -> Atom:
     """The gradients of a leaf, of an update that returns parameters."""
-    return update.invars[1 + leaves_of(update) + leaf]
+    return operands_of(update)["grads"][leaf]
 
 
 def origin_of(block: Block, update: JaxprEqn, leaf: int) -> Origin | str | None:
@@ -86,12 +83,12 @@ def origin_of(block: Block, update: JaxprEqn, leaf: int) -> Origin | str | None:
             break
         operand = _operand_of_change(maker)
         if operand is None:
-            scanned = any(_is_made_by_scan(block, atom) for atom in maker.invars)
+            scanned = any(is_stack(block, atom) for atom in maker.invars)
             name = maker.primitive.name
             return f"its gradients go through {name} after the scan" if scanned else None
         changes.insert(0, maker)
         value = operand
-    if maker.outvars.index(value) < carries_of(maker):
+    if not is_stack(block, value):
         return None
     origin = Origin(maker, maker.outvars.index(value), changes)
     return _obstacle(block, update, leaf, origin) or origin
@@ -132,19 +129,12 @@ def _reshapes_entries(eqn: JaxprEqn) -> bool:
     return keeps_first and given.size == made.size and eqn.params.get("dimensions") is None
 
 
-def _is_made_by_scan(block: Block, atom: Atom) -> bool:
-    maker = block.maker(atom)
-    if maker is None or maker.primitive is not scan_p:
-        return False
-    return maker.outvars.index(atom) >= carries_of(maker)
-
-
 def _obstacle(block: Block, update: JaxprEqn, leaf: int, origin: Origin) -> str | None:
     """What keeps a leaf's update from moving into the scan."""
     scan, _, changes = origin
     scalars = [atom for eqn in changes for atom in _scalars_of(eqn)]
     needed = [update.invars[0], *scalars, *_stacks_of(update, [leaf])]
-    if any(block.needed_after(atom, scan) is None for atom in needed):
+    if block.needed_after(needed, scan) is None:
         return "its coefficients, parameters or moments are computed from what the scan makes"
     return _other_use(block, origin) or _unknown_kind(update, scan)
 
@@ -193,8 +183,7 @@ def _is_cut(type_: Any) -> bool:
 
 def _stacks_of(update: JaxprEqn, leaves: Sequence[int]) -> list[Atom]:
     """The parameters, first and second moments of these leaves."""
-    streams: Streams = update.params["streams"]
-    given = streams.by_name(update.invars[1:])
+    given = operands_of(update)
     return [given[name][leaf] for name in ("params", "mu", "nu") for leaf in leaves]
 
 
@@ -224,9 +213,8 @@ def _moved(jaxpr: Jaxpr, block: Block, update: JaxprEqn, origins: Mapping[int, O
     stacks = _stacks_of(update, leaves)
     equations, names = _woven_scan(block, update, origins, table, stacks, scalars)
 
-    needed = [update.invars[0], *stacks, *scalars]
-    before = {id(x): x for atom in needed for x in block.needed_after(atom, eqn) or []}
-    gone = {*before, id(update)} | {id(x) for origin in origins.values() for x in origin.changes}
+    before = block.needed_after([update.invars[0], *stacks, *scalars], eqn) or []
+    gone = {id(x) for x in (*before, *(x for own in origins.values() for x in own.changes))}
     place = block.place[id(eqn)]
     others = [leaf for leaf in range(leaves_of(update)) if leaf not in origins]
     rest: list[JaxprEqn] = []
@@ -239,7 +227,7 @@ def _moved(jaxpr: Jaxpr, block: Block, update: JaxprEqn, origins: Mapping[int, O
         jaxpr,
         eqns=[
             *block.equations[:place],
-            *sorted(before.values(), key=lambda x: block.place[id(x)]),
+            *before,
             *slicing,
             *equations,
             *(renamed(later, names) for later in rest),
