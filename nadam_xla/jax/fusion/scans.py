@@ -74,8 +74,7 @@ class Woven(NamedTuple):
 
     Attributes:
         grads: for each leaf, which of the results of the body, behind the carries, it is.
-        changed: for each leaf, what makes its gradient of that result and of the values
-            ``scalars``.
+        changed: for each leaf, what makes its gradient of that result and of its scalars.
         read_as: for each of the scan's stacks the leaf whose parameters it is, or None.
     """
 
@@ -95,7 +94,7 @@ def woven_scan(
         operands: the arrays in the place of the scan's constants, carries and those of its stacks
             that are no parameters; then the table of coefficients; then the parameters, first and
             second moments of all leaves.
-        scalars: those that ``woven.changed`` takes.
+        scalars: for each leaf, those that its ``woven.changed`` takes.
 
     Returns:
         The carries and stacks that the scan returned, but for the gradients; then the parameters,
@@ -120,8 +119,8 @@ def woven_scan(
         results = jaxpr_as_fun(scan.body)(*consts, *carries, *read)
         carries, made = results[: len(carries)], results[len(carries) :]
         grads = [
-            changed(_as_stored(made[i]), scalars)
-            for i, changed in zip(woven.grads, woven.changed, strict=True)
+            changed(_as_stored(made[i]), own)
+            for i, changed, own in zip(woven.grads, woven.changed, scalars, strict=True)
         ]
         params, moments = updated[:leaves], updated[leaves:]
         # The update must come after all that reads the entry, of which the carries are made.

@@ -207,13 +207,11 @@ def _moved(jaxpr: Jaxpr, block: Block, update: JaxprEqn, origins: Mapping[int, O
     leaves = sorted(origins)
     eqn = origins[leaves[0]].scan
     slicing, table = rows_of(update, leaves)
-    scalars = [
-        atom for leaf in leaves for change in origins[leaf].changes for atom in _scalars_of(change)
-    ]
+    scalars = [list(map(_scalars_of, origins[leaf].changes)) for leaf in leaves]
     stacks = _stacks_of(update, leaves)
     equations, names = _woven_scan(block, update, origins, table, stacks, scalars)
 
-    before = block.needed_after([update.invars[0], *stacks, *scalars], eqn) or []
+    before = block.needed_after([update.invars[0], *stacks, *jax.tree.leaves(scalars)], eqn) or []
     gone = {id(x) for x in (*before, *(x for own in origins.values() for x in own.changes))}
     place = block.place[id(eqn)]
     others = [leaf for leaf in range(leaves_of(update)) if leaf not in origins]
@@ -242,17 +240,13 @@ def _woven_scan(
     origins: Mapping[int, Origin],
     table: Atom,
     stacks: Sequence[Atom],
-    scalars: Sequence[Atom],
+    scalars: list[list[list[Atom]]],
 ) -> tuple[list[JaxprEqn], dict[Any, Atom]]:
     """The equations of the scan that updates, and what stands for the old results."""
     leaves = sorted(origins)
     eqn = origins[leaves[0]].scan
     scan, carries = scan_of(eqn), carries_of(eqn)
-    places, changed = iter(range(len(scalars))), []
-    for leaf in leaves:
-        changes = origins[leaf].changes
-        own = [[next(places) for _ in _scalars_of(change)] for change in changes]
-        changed.append(partial(_changed, changes, own))
+    changed = [partial(_changed, origins[leaf].changes) for leaf in leaves]
     read_as = [_leaf_read(block, stack, stacks[: len(leaves)]) for stack in scan.stacks]
     plan = Woven([origins[leaf].result - carries for leaf in leaves], changed, read_as)
     kept = [stack for stack, leaf in zip(scan.stacks, read_as, strict=True) if leaf is None]
@@ -264,9 +258,9 @@ def _woven_scan(
     )
     with eqn.ctx.manager, of_user:
         program = jax.make_jaxpr(partial(woven_scan, scan, plan))(
-            [_abstract(atom) for atom in operands], [_abstract(atom) for atom in scalars]
+            *jax.tree.map(_abstract, (operands, scalars))
         )
-    equations, made = spliced(program.jaxpr, [*operands, *scalars])
+    equations, made = spliced(program.jaxpr, [*operands, *jax.tree.leaves(scalars)])
     gone = {origins[leaf].result for leaf in leaves}
     old = [var for i, var in enumerate(eqn.outvars) if i not in gone]
     old += [update.outvars[i] for i in of_leaves(3, leaves, leaves_of(update))]
@@ -282,15 +276,13 @@ def _leaf_read(block: Block, stack: Atom, params: Sequence[Atom]) -> int | None:
     return next((i for i, param in enumerate(params) if block.is_same(stack, param)), None)
 
 
-def _changed(
-    changes: Sequence[JaxprEqn], places: Sequence[Sequence[int]], grad: Any, scalars: Sequence[Any]
-) -> Any:
+def _changed(changes: Sequence[JaxprEqn], grad: Any, scalars: Sequence[Sequence[Any]]) -> Any:
     """The gradient of one entry after what happened to the stack."""
-    for eqn, own in zip(changes, places, strict=True):
+    for eqn, own in zip(changes, scalars, strict=True):
         if _reshapes_entries(eqn):
             grad = grad.reshape(type_of(eqn.outvars[0]).shape[1:])
             continue
-        stack, given = _operand_of_change(eqn), (scalars[place] for place in own)
+        stack, given = _operand_of_change(eqn), iter(own)
         operands = [grad if atom is stack else next(given) for atom in eqn.invars]
         grad = eqn.primitive.bind(*operands, **eqn.params)  # type: ignore[no-untyped-call]
     return grad
