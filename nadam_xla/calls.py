@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-_GPU = ("gpu", "cuda")  # a process's backend, and the platform that a program is lowered for
+from nadam_xla.platforms import CPU, CUDA
 
-_LEAVES_IN_CALL = 32
-_LEAVES_IN_CALL_ON_GPU = 256
+_LEAVES_IN_CALL = {CPU: 32, CUDA: 256}
 
-# Of gradients, by whether it is on a GPU: from so many on, the start of a call is negligible.
-_BYTES_OF_CALL = (2**20, 2**23)
+# Of gradients: from so many on, the start of a call is negligible.
+_BYTES_OF_CALL = {CPU: 2**20, CUDA: 2**23}
 
 
 def leaves_in_call(platform: str) -> int:
@@ -19,9 +18,9 @@ def leaves_in_call(platform: str) -> int:
     the start of a call, which is the launch of a kernel.
 
     Args:
-        platform: as ``jax.default_backend`` names it, or as a program does that is lowered for it.
+        platform: one that has kernels.
     """
-    return _LEAVES_IN_CALL_ON_GPU if platform in _GPU else _LEAVES_IN_CALL
+    return _LEAVES_IN_CALL[platform]
 
 
 def compute_dtype(dtype: str) -> str:
@@ -37,12 +36,12 @@ def compute_dtype(dtype: str) -> str:
     return "float64" if dtype in ("float64", "complex128") else "float32"
 
 
-def calls(dtypes: Sequence[str], platform: str) -> Iterator[tuple[str, list[int]]]:
-    """Cuts the leaves into calls, each of leaves with one compute dtype.
+def full_calls(dtypes: Sequence[str], platform: str) -> Iterator[tuple[str, list[int]]]:
+    """Splits the leaves into calls, each of leaves with one compute dtype.
 
     Args:
         dtypes: the dtype's name of each leaf.
-        platform: on which the calls will run, as :func:`leaves_in_call` names it.
+        platform: on which the calls will run.
 
     Yields:
         The compute dtype of a call and the indices of its leaves, at most ``leaves_in_call``.
@@ -64,7 +63,7 @@ def by_compute_dtype(dtypes: Sequence[str]) -> dict[str, list[int]]:
 def in_order_of_birth(
     births: Sequence[int], sizes: Sequence[int], platform: str
 ) -> list[list[int]]:
-    """Cuts leaves into calls that can begin while the rest of the gradients is still to come.
+    """Splits leaves into calls that can begin while the rest of the gradients is still to come.
 
     A gradient that is used as soon as it is made is still in the cache, and its memory is free for
     the next one.
@@ -73,14 +72,14 @@ def in_order_of_birth(
         births: for each leaf, the place in the program at which its gradient is made; -1 where that
             is not known.
         sizes: the bytes of each gradient.
-        platform: on which the calls will run, as :func:`leaves_in_call` names it.
+        platform: on which the calls will run.
 
     Returns:
         The leaves of each call, in the order in which their gradients are made, each call with
         enough bytes to be worth its start; those of unknown birth in calls that are as full as
         :func:`leaves_in_call` allows.
     """
-    budget, most = _BYTES_OF_CALL[platform in _GPU], leaves_in_call(platform)
+    budget, most = _BYTES_OF_CALL[platform], leaves_in_call(platform)
     groups: list[list[int]] = []
     full = True
     for leaf in sorted(range(len(births)), key=lambda leaf: births[leaf]):

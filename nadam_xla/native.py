@@ -8,19 +8,18 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from nadam_xla import _native
+from nadam_xla.platforms import CPU, CUDA, NAMES
 
 DISABLE = "NADAM_XLA_DISABLE"
 """The environment variable that turns kernels off: platforms, with commas between them."""
 
-PLATFORMS = ("cpu", "cuda")
-
 
 def _disabled(given: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in given.split(",")) - {""}
-    if not names <= set(PLATFORMS):
+    if not names <= set(NAMES):
         raise ImportError(
             f"{DISABLE} is {given!r}; it turns kernels off by platform, and may name"
-            f" {' and '.join(PLATFORMS)}, with a comma between them"
+            f" {' and '.join(NAMES)}, with a comma between them"
         )
     return names
 
@@ -29,18 +28,18 @@ def _modules() -> tuple[dict[str, ModuleType], dict[str, str]]:
     """The modules by platform, and for the others the reason."""
     modules: dict[str, ModuleType] = {}
     reasons = dict.fromkeys(DISABLED, f"{DISABLE} turns nadam_xla's kernels off for it")
-    if "cpu" not in reasons:
-        modules["cpu"] = _native
-    if "cuda" not in reasons:
+    if CPU not in reasons:
+        modules[CPU] = _native
+    if CUDA not in reasons:
         try:
             cuda = import_module("nadam_xla._native_cuda")
         except ModuleNotFoundError:
-            reasons["cuda"] = "nadam_xla was built without nvcc, and so without kernels for it"
+            reasons[CUDA] = "nadam_xla was built without nvcc, and so without kernels for it"
         else:
             if driver_can_run(cuda):
-                modules["cuda"] = cuda
+                modules[CUDA] = cuda
             else:
-                reasons["cuda"] = "the driver is older than nadam_xla's CUDA module"
+                reasons[CUDA] = "the driver is older than nadam_xla's CUDA module"
     return modules, reasons
 
 
@@ -51,7 +50,7 @@ def why_no_kernel(platform: str) -> str | None:
     oldest code is known when a program is lowered for it: see :func:`has_code_for`.
 
     Args:
-        platform: as JAX names it: ``"cpu"``, ``"cuda"``, ``"tpu"``.
+        platform: as a program does that JAX lowers: ``"cpu"``, ``"cuda"``, ``"tpu"``.
     """
     if platform in MODULES:
         return None
@@ -101,17 +100,4 @@ DISABLED = _disabled(os.environ.get(DISABLE, ""))
 _found, _reasons = _modules()
 
 MODULES: Mapping[str, ModuleType] = MappingProxyType(_found)
-"""By platform, as JAX names it. Each has ``registrations`` and ``register_with_runtime``."""
-
-WORKSPACE_PARTS = 4096
-"""The sums of squares that warps of a GPU leave for one another, beside one for each sum: enough
-for every GPU to be busy, few enough to be added up in no time."""
-
-
-def workspace_bytes(sums: int) -> int:
-    """What ``nadam_xla_sum_squares_v1`` needs as its second result on a GPU.
-
-    Args:
-        sums: how many sums the call has.
-    """
-    return 8 * (sums + WORKSPACE_PARTS)
+"""By platform. Each has ``registrations`` and ``register_with_runtime``."""

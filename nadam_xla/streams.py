@@ -34,7 +34,12 @@ class Streams(NamedTuple):
     @property
     def overwritten(self) -> tuple[str, ...]:
         """For each result of a leaf, the stream whose memory it may take."""
-        return ("grads" if self.returns_change else "params", "mu", "nu")
+        return ("grads" if self.returns_change else "params", *self.states)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The streams of the optimizer's state."""
+        return STREAMS[2:]
 
     def leaves(self, operands: int) -> int:
         """Of how many leaves these operands are; one operand more may be awaited by the call."""
@@ -53,9 +58,14 @@ class Streams(NamedTuple):
         """The operand that the call waits for and does not read, where there is one."""
         return operands[self.leaves(len(operands)) * len(self.operands) :]
 
-    def aliases(self, leaves: int) -> dict[int, int]:
-        """For each operand whose memory a result may take, that result; without the table."""
-        places = self.by_name(range(len(self.operands) * leaves))
+    def aliases(self, leaves: int, *, first: int = 1) -> dict[int, int]:
+        """For each operand whose memory a result may take, by its number, that result's number.
+
+        Args:
+            leaves: how many there are.
+            first: the number of the first leaf's first operand; the table is operand 0.
+        """
+        places = self.by_name(range(first, first + len(self.operands) * leaves))
         taken = (place for name in self.overwritten for place in places[name])
         return {operand: result for result, operand in enumerate(taken)}
 

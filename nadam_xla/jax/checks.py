@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from nadam_xla.jax.dtypes import is_complex
-from nadam_xla.jax.explicit_axes import cut_of, joined, unreduced_axes
+from nadam_xla.jax.explicit_axes import entries_of, joined, unreduced_axes
 
 PyTree: TypeAlias = Any
 _Path: TypeAlias = tuple[Any, ...]
@@ -26,7 +26,7 @@ def check_alike(trees: Mapping[str, PyTree]) -> None:
         ValueError: a tree differs from the first in its structure or in a leaf's shape, or two
             trees in the memory that holds a leaf.
         TypeError: a leaf is not a floating-point or complex array, or is unreduced; or two trees
-            cut a leaf over explicit axes of the mesh in ways that contradict each other.
+            shard a leaf over explicit axes of the mesh in ways that contradict each other.
     """
     (like_name, like), *others = trees.items()
     for name, tree in others:
@@ -129,7 +129,7 @@ def _check_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
 
 
 def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
-    """Arrays that meet lie in one memory, and are not cut over explicit axes in unlike ways.
+    """Arrays that meet lie in one memory, and are not sharded over explicit axes in unlike ways.
 
     So JAX has it for all arithmetic. It makes an exception of scalars in another memory.
     """
@@ -144,7 +144,7 @@ def _check_places(name: str, tree: PyTree, like_name: str, like: PyTree) -> None
                 f"{name}{keystr(path)} is unreduced over the mesh axes {sorted(axes)}: its parts"
                 " are yet to be summed, as jax.sharding.reshard does"
             )
-        if joined([cut_of(type_), cut_of(like_type)]) is None:
+        if joined([entries_of(type_), entries_of(like_type)]) is None:
             raise TypeError(
                 f"{name}{keystr(path)} has the sharding {type_.sharding.spec}, and"
                 f" {like_name}{keystr(path)} {like_type.sharding.spec}, over explicit mesh axes;"

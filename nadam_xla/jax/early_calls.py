@@ -1,4 +1,4 @@
-"""The cut of an update into calls that run while the gradients of the others are still made."""
+"""How an update is split into calls that run while the gradients of the others are still made."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod

@@ -8,21 +8,15 @@ that the update may wait for, and does not read. It returns the stacks of parame
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
 
-from nadam_xla.jax.eager import run_eagerly
+from nadam_xla.jax.defining import define
 from nadam_xla.jax.primitive import bind
-from nadam_xla.jax.tangents import tangents_of
 from nadam_xla.streams import Streams
-
-nadam_update_entry_p = Primitive("nadam_xla_update_entry")
-nadam_update_entry_p.multiple_results = True
 
 STREAMS = Streams(has_params=True, returns_change=False)
 
@@ -44,7 +38,7 @@ def update_entry(
         apart: what an entry of the parameters goes through on its way out of its stack and back.
     """
     given = STREAMS.by_name(operands[: leaves * len(STREAMS.operands)])
-    stacks = [*given["params"], *given["mu"], *given["nu"]]
+    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
     entries = {
         name: group if name == "grads" else [entry_of(stack, index) for stack in group]
         for name, group in given.items()
@@ -53,9 +47,7 @@ def update_entry(
     flat = [x for name in STREAMS.operands for x in entries[name]]
     # Without the barrier XLA for TPUs computes a moment once more where it puts it back, of a stack
     # that it then copies in every turn.
-    updated: list[jax.Array] = jax.lax.optimization_barrier(  # type: ignore[no-untyped-call]
-        bind(table, *flat, streams=STREAMS)
-    )
+    updated: list[jax.Array] = jax.lax.optimization_barrier(bind(table, *flat, streams=STREAMS))
     updated[:leaves] = [apart(param) for param in updated[:leaves]]
     return [with_entry(stack, new, index) for stack, new in zip(stacks, updated, strict=True)]
 
@@ -64,9 +56,7 @@ def bind_entry(
     index: jax.Array, table: jax.Array, *operands: jax.Array, leaves: int
 ) -> list[jax.Array]:
     """The primitive, applied."""
-    results: list[jax.Array] = nadam_update_entry_p.bind(  # type: ignore[no-untyped-call]
-        index, table, *operands, leaves=leaves
-    )
+    results: list[jax.Array] = nadam_update_entry_p.bind(index, table, *operands, leaves=leaves)
     return results
 
 
@@ -82,23 +72,12 @@ def with_entry(stack: jax.Array, entry: jax.Array, index: jax.Array) -> jax.Arra
     return new
 
 
-@nadam_update_entry_p.def_impl  # type: ignore[untyped-decorator]
-def _run_eagerly(*operands: jax.Array, leaves: int) -> list[jax.Array]:
-    return run_eagerly(nadam_update_entry_p, _compiled(leaves), operands)
-
-
-@cache
-def _compiled(leaves: int) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(bind_entry, leaves=leaves))
-
-
-@nadam_update_entry_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(index: Any, table: Any, *operands: Any, leaves: int) -> list[Any]:
     del table
     if index.shape or index.dtype != jnp.int32:
         raise TypeError(f"the index is {index.str_short()}; it must be int32[]")
     given = STREAMS.by_name(operands[: leaves * len(STREAMS.operands)])
-    stacks = [*given["params"], *given["mu"], *given["nu"]]
+    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
     for i, stack in enumerate(stacks):
         grad = given["grads"][i % leaves]
         if stack.shape[1:] != grad.shape or not stack.shape:
@@ -117,17 +96,6 @@ def _batch(
     return results, [0] * len(results)
 
 
-def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, leaves: int
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    values = bind_entry(*primals, leaves=leaves)
-    return values, tangents_of(_differentiable(leaves), primals, tangents)
-
-
-@cache
-def _differentiable(leaves: int) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(update_entry, leaves=leaves), inline=True)
-
-
-batching.primitive_batchers[nadam_update_entry_p] = _batch
-ad.primitive_jvps[nadam_update_entry_p] = _jvp
+nadam_update_entry_p = define(
+    "nadam_xla_update_entry", abstract_eval=_abstract_eval, reference=update_entry, batch=_batch
+)

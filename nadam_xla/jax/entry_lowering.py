@@ -9,6 +9,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from nadam_xla import targets
+from nadam_xla.jax.availability import has_kernel, platform_of_calls
 from nadam_xla.jax.early_calls import (
     bytes_of,
     converted,
@@ -23,24 +25,21 @@ from nadam_xla.jax.entry import (
     update_entry,
     with_entry,
 )
-from nadam_xla.jax.lowering import (
+from nadam_xla.jax.lowering import lower_call
+from nadam_xla.jax.partitioned_lowering import (
     can_partition_call,
     devices_during_lowering,
-    has_kernel,
     is_partitioned,
-    lower_in_place,
     lower_partitioned,
 )
 from nadam_xla.jax.primitive import Call
 from nadam_xla.jax.program_order import add_operations
+from nadam_xla.platforms import CUDA
 from nadam_xla.program_order import PlannedCall, ProgramOrder, plan
 from nadam_xla.streams import of_leaves
 
-UPDATE_ENTRY_TARGET = "nadam_xla_update_entry_v1"
-
-
 _layout_of_its_own_p = Primitive("nadam_xla_layout_of_its_own")
-_layout_of_its_own_p.def_abstract_eval(lambda x: x)  # type: ignore[no-untyped-call]
+_layout_of_its_own_p.def_abstract_eval(lambda x: x)
 
 
 def install() -> None:
@@ -53,8 +52,8 @@ def install() -> None:
 def _lower_layout_of_its_own(ctx: Any, x: Any) -> Any:
     """Shardy carries no layout across.
 
-    The stack of parameters would else be cut as the moments are, in the whole loop, and with ZeRO-1
-    be gathered in every turn and once more behind it.
+    The stack of parameters would else be sharded as the moments are, in the whole loop. With ZeRO-1
+    it would be gathered in every turn, and once more behind the loop.
     """
     shardy = jax.config.jax_use_shardy_partitioner  # type: ignore[attr-defined]
     if not shardy or not is_partitioned(ctx.module_context.axis_context):
@@ -78,8 +77,8 @@ def _lower(ctx: Any, index: Any, table: Any, *operands: Any, leaves: int) -> Any
     if not has_kernels or (partitioned and not can_partition_call(ctx, batch=1)):
         plain = partial(update_entry, leaves=leaves, apart=_layout_of_its_own_p.bind)
         return mlir.lower_fun(plain, multiple_results=True)(ctx, index, table, *operands)
-    calls = _planned(ctx, operands, leaves, "cpu" if "cpu" in platforms else "gpu")
-    if partitioned and "cpu" not in platforms:
+    calls = _planned(ctx, operands, leaves, platform_of_calls(platforms))
+    if partitioned and platform_of_calls(platforms) == CUDA:
         # XLA for GPUs copies no stack for a slice, and to wait would only hold more memory.
         calls = [call._replace(awaited=None) for call in calls]
     is_stored_as_computed = {x.dtype for x in ctx.avals_out} == {ctx.avals_in[1].dtype}
@@ -88,7 +87,7 @@ def _lower(ctx: Any, index: Any, table: Any, *operands: Any, leaves: int) -> Any
     elif is_stored_as_computed:
         lower = _lower_in_place
     else:
-        lower = partial(_lower_slices, lower_in_place)
+        lower = partial(_lower_slices, lower_call)
     return _lower_in_calls(ctx, lower, index, table, *operands, calls=calls, leaves=leaves)
 
 
@@ -100,7 +99,7 @@ def _planned(ctx: Any, operands: Sequence[Any], leaves: int, platform: str) -> l
     """
     own = leaves * len(STREAMS.operands)
     given = STREAMS.by_name(operands[:own])
-    stacks = [*given["params"], *given["mu"], *given["nu"]]
+    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
     order = ProgramOrder(stacks)
     add_operations(order, mlir.ir.InsertionPoint.current.block, functions_of(ctx))
     avals = ctx.avals_in[2:]
@@ -151,8 +150,9 @@ def _lower_in_place(ctx: Any, index: Any, table: Any, *operands: Any, first_row:
     own = n * len(STREAMS.operands)
     wide = [x.update(dtype=table_aval.dtype) for x in avals[:own]]  # the gradients may be narrower
     given = [converted(*of) for of in zip(operands[:own], avals[:own], wide, strict=True)]
-    aliases = {2 + operand: result for operand, result in STREAMS.aliases(n).items()}
-    lower = jax.ffi.ffi_lowering(UPDATE_ENTRY_TARGET, operand_output_aliases=aliases)
+    lower = jax.ffi.ffi_lowering(
+        targets.UPDATE_ENTRY, operand_output_aliases=STREAMS.aliases(n, first=2)
+    )
     context = ctx.replace(avals_in=[index_aval, table_aval, *wide, *avals[own:]])
     return lower(context, index, table, *given, *operands[own:], first_row=np.int64(first_row))
 
@@ -162,21 +162,21 @@ def _lower_slices(
 ) -> Any:
     """One call on the entry that is taken out and put back.
 
-    On a mesh parameters may be whole where their moments are cut, and one call has all of a leaf
-    cut alike.
+    On a mesh parameters may be whole where their moments are sharded, and a call has all arrays of
+    a leaf sharded alike.
     """
     index_aval, table_aval, *avals = ctx.avals_in
     n = STREAMS.leaves(len(operands))
     own = n * len(STREAMS.operands)
     given, types = STREAMS.by_name(operands), STREAMS.by_name(avals)
-    stacks = [*given["params"], *given["mu"], *given["nu"]]
-    of_stacks = [*types["params"], *types["mu"], *types["nu"]]
+    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
+    of_stacks = [type_ for name in STREAMS.overwritten for type_ in types[name]]
     of_entries = [x.update(shape=x.shape[1:], sharding=None) for x in of_stacks]
     take = mlir.lower_fun(partial(_entries, leaves=n), multiple_results=True)
     entries = take(
         ctx.replace(avals_in=[index_aval, *of_stacks], avals_out=of_entries), index, *stacks
     )
-    call = Call(STREAMS, tuple(1 + i for i in STREAMS.aliases(n)), first_row)
+    call = Call(STREAMS, tuple(STREAMS.aliases(n)), first_row)
     in_order = [*entries[:n], *given["grads"], *entries[n:], *operands[own:]]
     types_in_order = [*of_entries[:n], *types["grads"], *of_entries[n:], *avals[own:]]
     context = ctx.replace(avals_in=[table_aval, *types_in_order], avals_out=of_entries)

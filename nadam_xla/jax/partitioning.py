@@ -1,8 +1,8 @@
 """How one update is spread over the devices of a mesh: each updates the shard that it holds.
 
 XLA cannot look into a custom call, so it would gather every leaf for it. The update is element by
-element: the dimensions of a leaf may be cut in any way, if only all operands and results of that
-leaf are cut alike. This module tells the partitioner so.
+element: the dimensions of a leaf may be sharded in any way, if only all operands and results of
+that leaf are sharded alike. This module tells the partitioner so.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
-from nadam_xla.jax.primitive import Call, update_in_place_p
+from nadam_xla.jax.primitive import Call, update_call_p
 from nadam_xla.jax.specs import axes_in, spec
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
 
 
 def _update(call: Call, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(update_in_place_p.bind(*operands, call=call))  # type: ignore[no-untyped-call]
+    return tuple(update_call_p.bind(*operands, call=call))
 
 
 def _partition(
@@ -56,7 +56,7 @@ def _partition(
 
 
 def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[Any, list[Any]]:
-    """The layouts, all with the first dimension cut alike, and that of a table with such a batch.
+    """The layouts, all with one first dimension, and that of a table with such a batch.
 
     The sharding rule has made them so already, unless the caller forced leaves apart.
     """
@@ -97,15 +97,11 @@ def _sharding_rule(
 
 
 def _mapping(*factors: str) -> ArrayMapping:
-    return ArrayMapping(*factors)  # type: ignore[no-untyped-call]
+    return ArrayMapping(*factors)
 
 
-_update_partitioned = custom_partitioning(  # type: ignore[no-untyped-call]
-    _update, static_argnums=(0,)
-)
-_update_partitioned.def_partition(  # type: ignore[no-untyped-call]
-    partition=_partition, sharding_rule=_sharding_rule
-)
+_update_partitioned = custom_partitioning(_update, static_argnums=(0,))
+_update_partitioned.def_partition(partition=_partition, sharding_rule=_sharding_rule)
 
 
 def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...]:
@@ -117,7 +113,7 @@ def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...
     """
     # Until it is partitioned the program does not show what is static here. It must: JAX's
     # persistent compilation cache tells programs apart by their text.
-    with set_xla_metadata(  # type: ignore[no-untyped-call]
+    with set_xla_metadata(
         **{
             f"nadam_xla_{name}": str(value).lower()
             for name, value in call.streams.attributes(call.first_row).items()

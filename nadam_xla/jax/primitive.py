@@ -9,38 +9,32 @@ stored, the change in that of the parameters (and without them in the one to whi
 promote).
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.defining import define
 from nadam_xla.jax.dtypes import cast, computed_dtype
-from nadam_xla.jax.eager import run_eagerly
-from nadam_xla.jax.explicit_axes import Cut, cut_alike, cut_of, fold_batches, joined, recut
+from nadam_xla.jax.explicit_axes import (
+    Entries,
+    entries_of,
+    fold_batches,
+    joined,
+    reshard,
+    shard_alike,
+)
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
-from nadam_xla.jax.tangents import tangents_of
 from nadam_xla.streams import Streams
-
-nadam_update_p = Primitive("nadam_xla_update")
-nadam_update_p.multiple_results = True
-
-update_in_place_p = Primitive("nadam_xla_update_in_place")
-"""What ``nadam_update_p`` becomes on each device of a mesh. It never meets a transformation.
-
-Its parameter ``call`` is a :class:`Call`. The table may have rows of other leaves too, and there
-may be one operand more, which has to be there before the call begins.
-"""
-update_in_place_p.multiple_results = True
 
 
 class Call(NamedTuple):
-    """What is static in one of the calls that an update is cut into."""
+    """What is static in one of the calls that an update is split into."""
 
     streams: Streams
     aliased: tuple[int, ...]  # the numbers of the operands whose memory the results may take
@@ -87,28 +81,28 @@ def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[
 
     Inside ``shard_map`` the results of a leaf vary over the mesh axes over which its row or any of
     its operands does; other leaves stay as they are. Over explicit axes of the mesh the operands of
-    a leaf are cut alike, and each result as stock's arithmetic would have it.
+    a leaf are sharded alike, and each result as stock's arithmetic would have it.
     """
     n = streams.leaves(len(leaves))
-    alike = list(leaves)
-    for i in range(n):
-        alike[i::n] = cut_alike(vary_alike(leaves[i::n], coefficients))
-    results = nadam_update_p.bind(  # type: ignore[no-untyped-call]
-        coefficients, *alike, streams=streams
-    )
-    return recut(results, _cuts_of_results(alike, leaves, streams))
+    by_leaf = [shard_alike(vary_alike(leaves[i::n], coefficients)) for i in range(n)]
+    by_stream = [[operands[k] for operands in by_leaf] for k in range(len(streams.operands))]
+    too_many = streams.awaited(leaves)  # which the primitive refuses
+    alike = [*chain.from_iterable(by_stream), *too_many]
+    results = nadam_update_p.bind(coefficients, *alike, streams=streams)
+    return reshard(results, _entries_of_results(alike, leaves, streams))
 
 
-def _cuts_of_results(
+def _entries_of_results(
     alike: Sequence[jax.Array], leaves: Sequence[jax.Array], streams: Streams
-) -> list[Cut]:
-    """Of moments those of their own and the gradient's operand, of the first results all's."""
+) -> list[Entries]:
+    """Of states those of their own and the gradient's operand, of the first results all's."""
     given = streams.by_name(leaves)
-    first = [cut_of(jax.typeof(x)) for x in alike[: len(given["grads"])]]
-    moments = [*given["mu"], *given["nu"]]
-    pairs = zip([*given["grads"]] * 2, moments, strict=True)
-    cuts = [joined([cut_of(jax.typeof(x)) for x in pair]) for pair in pairs]
-    return [*first, *(cut for cut in cuts if cut is not None)]
+    first = [entries_of(jax.typeof(x)) for x in alike[: len(given["grads"])]]
+    pairs = [
+        pair for name in streams.states for pair in zip(given["grads"], given[name], strict=True)
+    ]
+    of_states = [joined([entries_of(jax.typeof(x)) for x in pair]) for pair in pairs]
+    return [*first, *(entries for entries in of_states if entries is not None)]
 
 
 def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
@@ -117,22 +111,10 @@ def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
     if streams.has_params:
         first = dtypes["params"]
     else:
-        of_leaf = zip(dtypes["grads"], dtypes["mu"], dtypes["nu"], strict=True)
-        first = [jnp.result_type(*given) for given in of_leaf]
-    return [*first, *dtypes["mu"], *dtypes["nu"]]
+        first = [jnp.result_type(*of_leaf) for of_leaf in zip(*dtypes.values(), strict=True)]
+    return [*first, *(dtype for name in streams.states for dtype in dtypes[name])]
 
 
-@nadam_update_p.def_impl  # type: ignore[untyped-decorator]
-def _run_eagerly(*operands: jax.Array, streams: Streams) -> list[jax.Array]:
-    return run_eagerly(nadam_update_p, _compiled(streams), operands)
-
-
-@cache
-def _compiled(streams: Streams) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(bind, streams=streams))
-
-
-@nadam_update_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[Any]:
     n, left_over = divmod(len(leaves), len(streams.operands))
     if left_over:
@@ -154,7 +136,7 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
                 f" {like.shape} and a floating dtype"
             )
         elsewhere = leaf.ndim and leaf.memory_space != like.memory_space
-        if elsewhere or cut_of(leaf) != cut_of(like):
+        if elsewhere or entries_of(leaf) != entries_of(like):
             raise TypeError(
                 f"nadam_update got {leaf.str_short(mesh_axis_types=True)} as operand {1 + i}; it"
                 f" must be in the memory and have the sharding of"
@@ -166,7 +148,7 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
                 f" the table's batch of {batch}"
             )
     given, dtypes = streams.by_name(leaves), dtypes_of_results(leaves, streams)
-    results = (*leaves[:n], *given["mu"], *given["nu"])
+    results = [*leaves[:n], *(x for name in streams.states for x in given[name])]
     return [
         aval.update(dtype=dtype, weak_type=False)
         for aval, dtype in zip(results, dtypes, strict=True)
@@ -191,7 +173,7 @@ def _batch(
     table = jnp.moveaxis(table, table_axis, 0)
     moved = [batched_at(0, x, a, size) for x, a in zip(leaves, leaf_axes, strict=True)]
     if batch_before == 1:
-        table, *moved = cut_alike([table, *moved], leading=1)
+        table, *moved = shard_alike([table, *moved], leading=1)
         results = bind(table[:, 0], *moved, streams=streams)
     else:
         folded, unfold = fold_batches([table, *moved])
@@ -206,24 +188,22 @@ def batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
     return jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], size, *x.shape[to:]))
 
 
-def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, streams: Streams
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The fused call for the values, the reference rule for their tangents."""
-    values = bind(*primals, streams=streams)
-    return values, tangents_of(_differentiable(streams), primals, tangents)
+nadam_update_p = define(
+    "nadam_xla_update", abstract_eval=_abstract_eval, reference=reference, batch=_batch
+)
 
 
-@cache
-def _differentiable(streams: Streams) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(reference, streams=streams), inline=True)
-
-
-@update_in_place_p.def_abstract_eval  # type: ignore[untyped-decorator]
-def _abstract_eval_in_place(_: Any, *leaves: Any, call: Call) -> list[Any]:
+def _abstract_eval_of_call(_: Any, *leaves: Any, call: Call) -> list[Any]:
     given = call.streams.by_name(leaves)
-    return [*leaves[: len(given["grads"])], *given["mu"], *given["nu"]]
+    states = (x for name in call.streams.states for x in given[name])
+    return [*leaves[: len(given["grads"])], *states]
 
 
-batching.primitive_batchers[nadam_update_p] = _batch
-ad.primitive_jvps[nadam_update_p] = _jvp
+update_call_p = Primitive("nadam_xla_update_call")
+"""One custom call, on one device. It never meets a transformation.
+
+Its parameter ``call`` is a :class:`Call`. The table may have rows of other leaves too, and there
+may be one operand more, which has to be there before the call begins.
+"""
+update_call_p.multiple_results = True
+update_call_p.def_abstract_eval(_abstract_eval_of_call)

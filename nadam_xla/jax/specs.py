@@ -5,12 +5,12 @@ from typing import TypeAlias
 from jax.sharding import PartitionSpec
 
 Entry: TypeAlias = str | tuple[str, ...] | None
-"""How one dimension is cut: not at all, over a mesh axis, or over several."""
+"""How one dimension is sharded: not at all, over a mesh axis, or over several."""
 
 
 def spec(*entries: Entry) -> PartitionSpec:
     """The PartitionSpec with these entries."""
-    return PartitionSpec(*entries)  # type: ignore[no-untyped-call]
+    return PartitionSpec(*entries)
 
 
 def axes_in(entry: Entry) -> tuple[str, ...]:

@@ -6,30 +6,26 @@ then cost no further pass. Operands: n leaves of one dtype, float32 or float64. 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import mlir
 
+from nadam_xla import targets
 from nadam_xla.calls import by_compute_dtype, leaves_in_call
-from nadam_xla.jax import lowering
+from nadam_xla.jax.availability import has_kernel
 from nadam_xla.jax.checks import PyTree, check_inexact, check_one_memory, check_real
-from nadam_xla.jax.eager import run_eagerly
-from nadam_xla.jax.explicit_axes import cut_alike, cut_of, fold_batches
+from nadam_xla.jax.defining import define
+from nadam_xla.jax.explicit_axes import entries_of, fold_batches, shard_alike
 from nadam_xla.jax.manual_axes import vary_alike
+from nadam_xla.jax.partitioned_lowering import is_partitioned
 from nadam_xla.jax.primitive import batched_at
 from nadam_xla.jax.specs import spec
-from nadam_xla.jax.tangents import tangents_of
-from nadam_xla.native import workspace_bytes
-
-SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
-
-sum_squares_p = Primitive("nadam_xla_sum_squares")
-sum_squares_p.multiple_results = True
+from nadam_xla.platforms import CUDA, NAMES
+from nadam_xla.workspace import workspace_bytes
 
 
 def sum_squares(tree: PyTree) -> PyTree:
@@ -70,7 +66,7 @@ def bind(*leaves: jax.Array, batched: bool) -> jax.Array:
     any of them does.
     """
     alike = vary_alike(leaves, leaves[0])
-    (sums,) = sum_squares_p.bind(*alike, batched=batched)  # type: ignore[no-untyped-call]
+    (sums,) = sum_squares_p.bind(*alike, batched=batched)
     return sums  # type: ignore[no-any-return]
 
 
@@ -81,24 +77,13 @@ def _reference(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
     return [jnp.stack([total(leaf) for leaf in leaves], axis=-1)]
 
 
-@sum_squares_p.def_impl  # type: ignore[untyped-decorator]
-def _run_eagerly(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
-    return run_eagerly(sum_squares_p, _compiled(batched), leaves)
-
-
-@cache
-def _compiled(batched: bool) -> Callable[..., list[jax.Array]]:
-    return jax.jit(lambda *leaves: [bind(*leaves, batched=batched)])
-
-
-@sum_squares_p.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract_eval(*leaves: Any, batched: bool) -> list[Any]:
     batch = 1 if batched else 0
-    cut = (*cut_of(leaves[0])[:batch], None)
+    entries = (*entries_of(leaves[0])[:batch], None)
     return [
         leaves[0].update(
             shape=(*leaves[0].shape[:batch], len(leaves)),
-            sharding=leaves[0].sharding.update(spec=spec(*cut)),
+            sharding=leaves[0].sharding.update(spec=spec(*entries)),
             weak_type=False,
         )
     ]
@@ -113,21 +98,13 @@ def _batch(
         folded, unfold = fold_batches(moved)
         sums = unfold(bind(*folded, batched=True))
     else:
-        sums = bind(*cut_alike(moved, leading=1), batched=True)
+        sums = bind(*shard_alike(moved, leading=1), batched=True)
     return [sums], [0]
 
 
-def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, batched: bool
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The fused call for the values, the reference for their tangents."""
-    values = [bind(*primals, batched=batched)]
-    return values, tangents_of(_differentiable(batched), primals, tangents)
-
-
-@cache
-def _differentiable(batched: bool) -> Callable[..., list[jax.Array]]:
-    return jax.jit(partial(_reference, batched=batched), inline=True)
+sum_squares_p = define(
+    "nadam_xla_sum_squares", abstract_eval=_abstract_eval, reference=_reference, batch=_batch
+)
 
 
 def _in_calls(platform: str, *leaves: jax.Array, batched: bool) -> list[jax.Array]:
@@ -144,18 +121,18 @@ def _in_calls(platform: str, *leaves: jax.Array, batched: bool) -> list[jax.Arra
 def _call(platform: str, *leaves: jax.Array, batched: bool) -> jax.Array:
     shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
     results: list[tuple[Any, Any]] = [(shape, leaves[0].dtype)]
-    if platform != "cpu":
+    if platform == CUDA:
         results.append(((workspace_bytes(math.prod(shape)),), jnp.uint8))
-    types = [jax.ShapeDtypeStruct(*result) for result in results]  # type: ignore[no-untyped-call]
-    sums, *_ = jax.ffi.ffi_call(SUM_SQUARES_TARGET, types)(*leaves)
+    types = [jax.ShapeDtypeStruct(*result) for result in results]
+    sums, *_ = jax.ffi.ffi_call(targets.SUM_SQUARES, types)(*leaves)
     return sums
 
 
 def _lower(ctx: Any, *leaves: Any, batched: bool) -> Any:
     platforms = ctx.platforms or ctx.module_context.platforms
-    with_kernel = [lowering.has_kernel(platform, ctx) for platform in platforms]
+    with_kernel = [has_kernel(platform, ctx) for platform in platforms]
     # XLA's own reduction is what its partitioner knows how to split and to add up again.
-    partitioned = lowering.is_partitioned(ctx.module_context.axis_context)
+    partitioned = is_partitioned(ctx.module_context.axis_context)
     if partitioned or not any(with_kernel):
         return _lower_reference(ctx, *leaves, batched=batched)
     if len(platforms) > 1:
@@ -167,10 +144,7 @@ def _lower(ctx: Any, *leaves: Any, batched: bool) -> Any:
 
 def _by_platform(*leaves: jax.Array, batched: bool) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
-    calls = {
-        platform: partial(_in_calls, platform, batched=batched)
-        for platform in lowering.PLATFORMS_WITH_KERNEL
-    }
+    calls = {platform: partial(_in_calls, platform, batched=batched) for platform in NAMES}
     default = partial(_reference, batched=batched)
     return jax.lax.platform_dependent(*leaves, default=default, **calls)
 
@@ -178,5 +152,3 @@ def _by_platform(*leaves: jax.Array, batched: bool) -> Any:
 _lower_reference = mlir.lower_fun(_reference, multiple_results=True)
 _lower_to_choice = mlir.lower_fun(_by_platform, multiple_results=True)
 mlir.register_lowering(sum_squares_p, _lower)
-batching.primitive_batchers[sum_squares_p] = _batch
-ad.primitive_jvps[sum_squares_p] = _jvp

@@ -12,7 +12,7 @@ from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.dtypes import is_complex
-from nadam_xla.jax.explicit_axes import stack, whole
+from nadam_xla.jax.explicit_axes import stack, unsharded
 from nadam_xla.jax.primitive import bind, reference
 from nadam_xla.streams import Streams
 
@@ -57,7 +57,7 @@ def nadam_update(
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
             the coefficients have a wrong shape.
         TypeError: a leaf is not of a floating or complex dtype, or complex where it must be real;
-            or the trees cut it over explicit axes of the mesh in ways that contradict each other.
+            or the trees shard it over explicit axes of the mesh in ways that contradict each other.
         Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
@@ -102,6 +102,21 @@ def update_trees(
     return first, second, third
 
 
+def update_leaves(
+    row: Coefficients,
+    dtype: str,
+    params: Sequence[jax.Array],
+    grads: Sequence[jax.Array],
+    mu: Sequence[jax.Array],
+    nu: Sequence[jax.Array],
+) -> tuple[Sequence[jax.Array], ...]:
+    """:func:`nadam_update` of real leaves of one compute dtype that the caller has checked."""
+    n = len(params)
+    table = _table(row, dtype, range(n), n)
+    updated = bind(table, *params, *grads, *mu, *nu, streams=Streams())
+    return updated[:n], updated[n : 2 * n], updated[2 * n :]
+
+
 def _dtype_of_first(leaf: tuple[jax.Array, ...], streams: Streams) -> Any:
     """The dtype of a leaf's first result, which does not heed those that are weak."""
     return leaf[0].dtype if streams.has_params else jnp.result_type(*leaf)
@@ -119,14 +134,14 @@ def _kinds(
 
 
 def _table(
-    coefficients: Coefficients | ArrayLike, dtype: str, indices: list[int], leaves: int
+    coefficients: Coefficients | ArrayLike, dtype: str, indices: Sequence[int], leaves: int
 ) -> jax.Array:
     """The primitive's table, [1, 1 or the number of indices, K], for the leaves of one call."""
     if isinstance(coefficients, Coefficients):
         rows = stack([jnp.asarray(c, dtype) for c in coefficients])
     else:
         rows = jnp.asarray(coefficients, dtype)
-    rows = whole(rows)
+    rows = unsharded(rows)
     width = len(Coefficients._fields)
     if rows.shape == (width,):
         return rows[None, None]

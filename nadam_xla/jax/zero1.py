@@ -1,4 +1,4 @@
-"""ZeRO-1: the state of an optimizer, cut over the devices that hold the parameters whole.
+"""ZeRO-1: the state of an optimizer, sharded over the devices that hold the parameters whole.
 
 Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter
 Models", stage 1.
@@ -19,7 +19,7 @@ PyTree: TypeAlias = Any
 def zero1_shardings(
     tx: optax.GradientTransformation, params: PyTree, mesh: Mesh, axis: str | tuple[str, ...]
 ) -> PyTree:
-    """The shardings of a state whose moments are cut over a mesh axis, as in ZeRO-1.
+    """The shardings of a state whose moments are sharded over a mesh axis, as in ZeRO-1.
 
     ::
 
@@ -29,19 +29,19 @@ def zero1_shardings(
 
     Each device then holds 1/N of the moments, updates the part of the parameters that belongs to
     them, and gets the rest of the new parameters by one all-gather for each. Give the parameters'
-    shardings in ``out_shardings`` as well: left to itself XLA would leave them cut.
+    shardings in ``out_shardings`` as well: left to itself XLA would leave them sharded.
 
-    Every moment is cut along its first dimension that no other axis cuts and that ``axis`` divides;
-    where there is none, along the first of which it divides each part. One that it divides nowhere
-    (a scalar, an odd bias) stays as its parameter is, and so does one that it cuts already. All
-    else in the state, such as the count of steps, is replicated.
+    Every moment is sharded along its first dimension that no other axis shards and that ``axis``
+    divides; where there is none, along the first of which it divides each part. One that it divides
+    nowhere (a scalar, an odd bias) stays as its parameter is, and so does one that it shards
+    already. All else in the state, such as the count of steps, is replicated.
 
     Args:
         tx: any optax transformation, of this package or not.
         params: the parameters, or ``jax.ShapeDtypeStruct`` for them. Those with a ``NamedSharding``
             on the mesh hand it on to their moments; others count as replicated.
         mesh: the mesh of the training step.
-        axis: the axis over which the moments are cut, or a tuple of several.
+        axis: the axis over which the moments are sharded, or a tuple of several.
 
     Returns:
         A ``NamedSharding`` for each array of ``tx.init(params)``, in its tree.
@@ -57,17 +57,17 @@ def zero1_shardings(
         lambda path, p: _sharding_on(mesh, p, f"params{jax.tree_util.keystr(path)}"), params
     )
 
-    def cut(moment: Any, param: Any, layout: NamedSharding) -> Any:
+    def sharded(moment: Any, param: Any, layout: NamedSharding) -> Any:
         if isinstance(moment, optax.MaskedNode):
             return moment
-        uncut: list[Entry] = [None] * len(moment.shape)
+        entries: list[Entry] = [None] * len(moment.shape)
         if moment.shape == param.shape:
-            uncut[: len(layout.spec)] = layout.spec
-        return NamedSharding(mesh, spec(*_cut(moment.shape, uncut, mesh, axes)))
+            entries[: len(layout.spec)] = layout.spec
+        return NamedSharding(mesh, spec(*_with_axes(moment.shape, entries, mesh, axes)))
 
     return optax.tree_utils.tree_map_params(
         tx,
-        cut,
+        sharded,
         jax.eval_shape(tx.init, params),
         params,
         layouts,
@@ -88,15 +88,15 @@ def _sharding_on(mesh: Mesh, param: Any, name: str) -> NamedSharding:
     return sharding
 
 
-def _cut(
+def _with_axes(
     shape: tuple[int, ...], entries: list[Entry], mesh: Mesh, axes: tuple[str, ...]
 ) -> list[Entry]:
     """The entries with the axes added to one of them, or as they are where none will do."""
     if not set(axes).isdisjoint(name for entry in entries for name in axes_in(entry)):
         return entries
     parts = prod(mesh.shape[name] for name in axes)
-    uncut_first = sorted(range(len(shape)), key=lambda d: entries[d] is not None)
-    for d in uncut_first:
+    unsharded_first = sorted(range(len(shape)), key=lambda d: entries[d] is not None)
+    for d in unsharded_first:
         there = axes_in(entries[d])
         size = shape[d] // prod(mesh.shape[name] for name in there)
         if size and size % parts == 0:

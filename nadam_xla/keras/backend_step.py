@@ -20,8 +20,10 @@ if keras.backend.backend() == "tensorflow":
         why_not,
     )
 elif keras.backend.backend() == "jax":
-    from nadam_xla.keras.jax_step import after, as_written, eagerly, step, to_tensor, why_not
+    from nadam_xla.keras.jax_step import step, to_tensor, why_not
+    from nadam_xla.keras.python_order import after, as_written, eagerly
 else:
-    from nadam_xla.keras.no_step import after, as_written, eagerly, step, to_tensor, why_not
+    from nadam_xla.keras.no_step import step, to_tensor, why_not
+    from nadam_xla.keras.python_order import after, as_written, eagerly
 
 __all__ = ["after", "as_written", "eagerly", "step", "to_tensor", "why_not"]

@@ -6,6 +6,7 @@ calls it as stock does. Methods that the fused step calls as stock does are not 
 ``_update_model_variables_moving_average``.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 REPLACED = (
@@ -35,7 +36,7 @@ def replaced_methods(kind: type) -> dict[str, Any]:
     return {name: getattr(kind, name, None) for name in REPLACED}
 
 
-def overridden(optimizer: Any, methods: dict[str, Any]) -> str | None:
+def overridden(optimizer: Any, methods: Mapping[str, Any]) -> str | None:
     """What this optimizer has that the fused step would go past, in words; None if nothing.
 
     Args:

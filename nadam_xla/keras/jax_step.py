@@ -1,39 +1,27 @@
 """The fused step on the JAX backend."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from keras import ops
 
-from nadam_xla.jax import nadam_update, sum_squares
-from nadam_xla.keras.fused_step import (
-    Update,
-    check_leaves,
-    decays_of,
-    fused_step,
-    state_of,
-)
-from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.jax import sum_squares
+from nadam_xla.jax.update import update_leaves
+from nadam_xla.keras.fused_step import Update, fused_step
+from nadam_xla.keras.leaf_checks import check_leaves
+from nadam_xla.keras.optimizer_state import decays_of, state_of
+from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.native import why_no_kernel
+from nadam_xla.platforms import platform_of_jax_backend
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-eagerly = nullcontext
-after = nullcontext
 to_tensor = ops.convert_to_tensor
-
-
-def as_written(function: Function) -> Function:
-    """The function."""
-    return function
 
 
 def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
     """Why the fused step cannot run for these variables, or None where it can."""
     backend = jax.default_backend()
-    reason = why_no_kernel("cuda" if backend == "gpu" else backend)
+    reason = why_no_kernel(platform_of_jax_backend(backend))
     if reason is not None:
         return f"on JAX's platform {backend!r} nothing is fused: {reason}"
     indices = {optimizer._get_variable_index(v) for v in trainable_variables}
@@ -46,7 +34,7 @@ def step(
     optimizer: Any,
     grads: Sequence[Any],
     trainable_variables: Sequence[Any],
-    given: Hyperparameters,
+    given: StepHyperparameters,
 ) -> None:
     """Updates the variables; in Keras's compiled training step, in place."""
     # Of sparse gradients, this sums the entries of equal indices.
@@ -55,6 +43,6 @@ def step(
     variables = state_of(optimizer, trainable_variables)
     decays = decays_of(optimizer, trainable_variables)
     before = variables.map(ops.convert_to_tensor)
-    new = fused_step(Update(nadam_update, sum_squares), before, dense, decays, given)
+    new = fused_step(Update(update_leaves, sum_squares), before, dense, decays, given)
     for variable, value in zip(variables.all(), new.all(), strict=True):
         variable.assign(value)

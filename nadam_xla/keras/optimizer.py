@@ -1,19 +1,18 @@
 """The Keras optimizer."""
 
-import warnings
-from collections.abc import Iterator
-from functools import cache
-from numbers import Real
 from typing import Any
 
 import keras
 from keras import ops
 
-from nadam_xla.coefficients import check_decay_rate, check_not_negative
 from nadam_xla.keras import backend_step
-from nadam_xla.keras.fused_step import momentum_product, momentum_product_after
-from nadam_xla.keras.hooks import overridden, replaced_methods
-from nadam_xla.keras.hyperparameters import Hyperparameters, check_is_number, hyperparameters_of
+from nadam_xla.keras.arguments import check_arguments
+from nadam_xla.keras.averages import average, overwrite, overwrite_if_due
+from nadam_xla.keras.convention import momentum_product, momentum_product_after
+from nadam_xla.keras.copies import reduced, take_up_values
+from nadam_xla.keras.fallback import fused_hyperparameters, refuse_bfloat16, warn_once
+from nadam_xla.keras.hooks import replaced_methods
+from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 
 _NARROW = ("bfloat16", "float16")
 
@@ -37,18 +36,24 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             without arguments.
         beta_1: the decay rate of the first moment, in [0, 1): a float, a constant tensor, or a
             callable without arguments.
-        beta_2: the decay rate of the second moment, likewise.
-        epsilon: added to the denominator; not negative.
-        weight_decay: as in ``keras.optimizers.Optimizer``, like all that follow.
-        clipnorm: see there.
-        clipvalue: see there.
-        global_clipnorm: see there.
-        use_ema: see there.
-        ema_momentum: see there.
-        ema_overwrite_frequency: see there.
-        loss_scale_factor: see there.
-        gradient_accumulation_steps: see there.
-        name: see there.
+        beta_2: the decay rate of the second moment, in [0, 1): likewise.
+        epsilon: added to the denominator; a float, not negative.
+        weight_decay: a float or None. Each step also takes this times the learning rate times the
+            variable away from it (Loshchilov & Hutter 2019), but for variables that
+            ``exclude_from_weight_decay`` names.
+        clipnorm: a float or None. A gradient whose L2 norm is larger is scaled down to this norm.
+        clipvalue: a float or None. Each element of a gradient is limited to this magnitude.
+        global_clipnorm: a float or None. All gradients are scaled down together, to this L2 norm of
+            all their elements, where it is larger. Of the three, at most one may be given.
+        use_ema: whether the optimizer keeps an exponential moving average of each variable.
+        ema_momentum: the decay rate of the averages, in [0, 1].
+        ema_overwrite_frequency: an int or None. After every so many steps the variables take the
+            averages' values; None: at the end of ``fit`` alone.
+        loss_scale_factor: a float, not 0, or None. The gradients are divided by it; ``scale_loss``
+            multiplies the loss by it.
+        gradient_accumulation_steps: an int, 2 or more, or None. Only every so many steps the
+            variables are updated, by the mean of the gradients since the last update.
+        name: of the optimizer; None: ``"nadam"``.
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
@@ -91,45 +96,24 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         name: Any = None,
         **kwargs: Any,
     ) -> None:
-        numbers = {
+        arguments = {
+            "learning_rate": learning_rate,
+            "beta_1": beta_1,
+            "beta_2": beta_2,
             "epsilon": epsilon,
-            "ema_momentum": ema_momentum,
-            **({} if callable(beta_1) else {"beta_1": beta_1}),
-            **({} if callable(beta_2) else {"beta_2": beta_2}),
-        }
-        optional_numbers = {
             "weight_decay": weight_decay,
             "clipnorm": clipnorm,
             "clipvalue": clipvalue,
             "global_clipnorm": global_clipnorm,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
+            "ema_overwrite_frequency": ema_overwrite_frequency,
             "loss_scale_factor": loss_scale_factor,
             "gradient_accumulation_steps": gradient_accumulation_steps,
+            "name": name,
         }
-        for argument, value in [*numbers.items(), *optional_numbers.items()]:
-            if value is not None or argument in numbers:
-                check_is_number(argument, value)
-        check_decay_rate("beta_1", beta_1)
-        check_decay_rate("beta_2", beta_2)
-        check_not_negative("epsilon", epsilon)
-        if isinstance(loss_scale_factor, Real) and loss_scale_factor == 0:
-            raise ValueError(f"loss_scale_factor is {loss_scale_factor!r}; it must not be zero")
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            **kwargs,
-        )
+        check_arguments(arguments)
+        super().__init__(**arguments, **kwargs)
 
     def build(self, var_list: list[Any]) -> None:
         """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
@@ -142,29 +126,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         super().build(var_list)
         self._keeps_product = any(v is self._u_product for v in self.variables)
         if self._copied_values is not None:
-            self._take_up_copied_values()
+            take_up_values(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied with its state, which the copy takes up when it is built."""
-        values = self._copied_values
-        if self.built:
-            values = tuple(ops.convert_to_numpy(v) for v in self.variables)
-        return _copy_of, (keras.saving.serialize_keras_object(self), values)
-
-    def _take_up_copied_values(self) -> None:
-        shapes = [tuple(v.shape) for v in self.variables]
-        copied = [value.shape for value in self._copied_values]
-        if shapes != copied:
-            self.built = False
-            raise ValueError(
-                f"{self.name} is a copy of an optimizer with variables of the shapes {copied}; it"
-                f" cannot be built for others, where they have the shapes {shapes}. A new one, with"
-                " the same arguments and no state, is Nadam.from_config(optimizer.get_config())"
-            )
-        with backend_step.eagerly():
-            for variable, value in zip(self.variables, self._copied_values, strict=True):
-                variable.assign(value)
-        self._copied_values = None
+        return reduced(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; a variable that is set is tracked."""
@@ -190,7 +156,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
     @property
     def beta_1(self) -> Any:
-        """The decay rate of the first moment, as it stands now; it may be set to what it may be."""
+        """The decay rate of the first moment, as it stands now.
+
+        It may be set to whatever the argument may be.
+        """
         return _value(self._beta_1)
 
     @beta_1.setter
@@ -256,7 +225,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             if grads:
                 backend_step.step(self, grads, variables, given)
                 if self.use_ema:
-                    self._average_model_variables()
+                    self._update_model_variables_moving_average(self._trainable_variables)
+                    overwrite_if_due(self, self._trainable_variables)
                 for variable in variables:
                     if variable.constraint is not None:
                         variable.assign(variable.constraint(variable))
@@ -266,11 +236,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
     def _fused_hyperparameters(
         self, grads: list[Any], variables: list[Any]
-    ) -> Hyperparameters | None:
-        """The hyperparameters of a fused step, or None where it has to be the parent's own update.
-
-        Unless that is as wanted, it says why, once.
-        """
+    ) -> StepHyperparameters | None:
+        """Those of a fused step, or None where it is the parent's own update."""
         if not self.fused or len(grads) != len(variables):
             return None
         updated = [
@@ -278,15 +245,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             for grad, variable in zip(grads, variables, strict=True)
             if grad is not None and not self._overwrite_variable_with_gradient(variable)
         ]
-        reason: str | None = overridden(self, _METHODS) or backend_step.why_not(self, updated)
-        if reason is None:
-            given = hyperparameters_of(self, backend_step.to_tensor)
-            not_scalar = given.not_scalar()
-            if not_scalar is None:
-                return given
-            reason = f"of {self.name}, {not_scalar}"
-        _warn_once(reason)
-        return None
+        given = fused_hyperparameters(self, updated, _METHODS)
+        if isinstance(given, str):
+            warn_once(given)
+            return None
+        return given
 
     def _restore_product(self) -> None:
         """Gives the momentum product the value that it has after the updates made so far.
@@ -308,35 +271,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         self._check_variables_are_known(variables)
         return variables
 
-    def _average_model_variables(self) -> None:
-        self._update_model_variables_moving_average(self._trainable_variables)
-        if not self.ema_overwrite_frequency:
-            return
-        overwrites = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
-        for variable, average in self._averaged(self._trainable_variables):
-            values = ops.convert_to_tensor(average), ops.convert_to_tensor(variable)
-            self.assign(variable, ops.where(overwrites, *values))
-
     def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
-        """The parent's, in the averages' dtype: they are wider than narrow variables."""
-        for variable, average in self._averaged(trainable_variables):
-            goes_on = ops.cast(ops.not_equal(self.iterations, 0), average.dtype)
-            momentum = goes_on * ops.convert_to_tensor(self.ema_momentum, average.dtype)
-            value = ops.cast(variable, average.dtype)
-            average.assign(momentum * average + (1 - momentum) * value)
+        average(self, trainable_variables)
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
-        """The parent's, also for narrow variables, and for those that are left when some froze."""
-        for variable, average in self._averaged(trainable_variables):
-            # A copy: JAX's next step cannot donate one buffer twice.
-            self.assign(variable, ops.copy(average))
-
-    def _averaged(self, variables: list[Any]) -> Iterator[tuple[Any, Any]]:
-        """Each variable that has a moving average, with it."""
-        for variable in variables:
-            average = self._model_variables_moving_average[self._get_variable_index(variable)]
-            if average is not None:  # as it is where the gradient overwrites the variable
-                yield variable, average
+        overwrite(self, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its moments as this step would; ``apply`` does so for all.
@@ -353,7 +292,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         Raises:
             TypeError: the variable is bfloat16.
         """
-        _refuse_bfloat16([variable])
+        refuse_bfloat16([variable])
         if self._product_has_this_step:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -365,7 +304,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        _refuse_bfloat16(trainable_variables)
+        refuse_bfloat16(trainable_variables)
         self._product_has_this_step = True
         try:
             super()._backend_update_step(grads, trainable_variables, learning_rate)
@@ -376,22 +315,6 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 _METHODS = replaced_methods(Nadam)
 
 
-@cache
-def _warn_once(reason: str) -> None:
-    if reason:
-        warnings.warn(f"{reason}. Training goes on by Keras's own update.", stacklevel=4)
-
-
-def _copy_of(config: dict[str, Any], values: Any) -> Nadam:
-    # Whoever unpickles trusts the file: it may hold a lambda as a rate.
-    made: Nadam = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    if values is not None:
-        made._copied_values = values
-        for variable, value in zip(made.variables, values, strict=False):  # those that it has yet
-            variable.assign(value)
-    return made
-
-
 def _value(rate: Any) -> Any:
     return rate() if callable(rate) else rate
 
@@ -400,16 +323,3 @@ def _config_of(rate: Any) -> Any:
     if callable(rate):
         return keras.saving.serialize_keras_object(rate)
     return rate if isinstance(rate, (int, float)) else float(ops.convert_to_numpy(rate))
-
-
-def _refuse_bfloat16(trainable_variables: list[Any]) -> None:
-    """The parent's update would make them NaN: in bfloat16, ``1 - beta_2`` is zero."""
-    for variable in trainable_variables:
-        if keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
-            raise TypeError(
-                f"the variable {getattr(variable, 'path', variable.name)} is bfloat16; only the"
-                " fused update can train it, on the TensorFlow and JAX backends, where there is a"
-                " kernel for its device and under the tf.distribute strategies that are supported."
-                " Elsewhere use float32 variables, for instance with the dtype policy"
-                " mixed_bfloat16"
-            )

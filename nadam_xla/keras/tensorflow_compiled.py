@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from nadam_xla.calls import by_compute_dtype, compute_dtype
-from nadam_xla.keras.fused_step import State, Update, clipped_gradients, fused_step
-from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.calls import by_compute_dtype
+from nadam_xla.keras.fused_step import Update, fused_step
+from nadam_xla.keras.gradient_factors import clipped_gradients
+from nadam_xla.keras.optimizer_state import State
+from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.program_order import PlannedCall
-from nadam_xla.tensorflow import nadam_update, sum_squares
+from nadam_xla.tensorflow import sum_squares
 from nadam_xla.tensorflow.early_calls import planned_calls
 from nadam_xla.tensorflow.runtime import current_context, place
+from nadam_xla.tensorflow.update import update_leaves
 
 # What stock casts to the dtype of a variable. With all others it computes as they are.
 _CAST_BY_STOCK = ("iterations", "learning_rate", "beta_1", "beta_2", "weight_decay")
@@ -53,7 +56,7 @@ def dense(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
 
 
 def update(
-    leaves: Leaves, grads: Sequence[Any], decays: tuple[bool, ...], given: Hyperparameters
+    leaves: Leaves, grads: Sequence[Any], decays: tuple[bool, ...], given: StepHyperparameters
 ) -> None:
     """The fused step, in place whatever the caller is.
 
@@ -80,7 +83,7 @@ def update(
     leaves.u_product.assign(product)
 
 
-def clipped(grads: Sequence[Any], given: Hyperparameters) -> list[Any]:
+def clipped(grads: Sequence[Any], given: StepHyperparameters) -> list[Any]:
     """``clipped_gradients`` of dense gradients."""
     scalars = _Scalars.of(given)
     specs = tuple((tuple(grad.shape), grad.dtype) for grad in grads)
@@ -90,16 +93,16 @@ def clipped(grads: Sequence[Any], given: Hyperparameters) -> list[Any]:
 
 
 class _Scalars(NamedTuple):
-    """Hyperparameters taken apart."""
+    """StepHyperparameters taken apart."""
 
-    kinds: Hyperparameters
+    kinds: StepHyperparameters
     """Of each: None; ``float``, of Python's numbers; the dtype, of tensors; the count of steps."""
 
     numbers: list[float]
     tensors: list[Any]
 
     @classmethod
-    def of(cls, given: Hyperparameters) -> "_Scalars":
+    def of(cls, given: StepHyperparameters) -> "_Scalars":
         kinds: dict[str, Any] = {}
         numbers, tensors = [], []
         for name, value in given._asdict().items():
@@ -111,9 +114,9 @@ class _Scalars(NamedTuple):
             else:
                 tensors.append(tf.convert_to_tensor(value))
                 kinds[name] = tensors[-1].dtype
-        return cls(Hyperparameters(**kinds), numbers, tensors)
+        return cls(StepHyperparameters(**kinds), numbers, tensors)
 
-    def put_together(self) -> Hyperparameters:
+    def put_together(self) -> StepHyperparameters:
         """The hyperparameters, all tensors."""
         numbers, tensors = iter(tf.unstack(self.numbers)), iter(self.tensors)
         values: dict[str, Any] = {}
@@ -126,10 +129,10 @@ class _Scalars(NamedTuple):
                 keeps_dtype = name in _CAST_BY_STOCK or kind == tf.bool
                 values[name] = next(tensors) if keeps_dtype else tf.cast(next(tensors), tf.float64)
         numbers_of_python = (name for name, kind in self.kinds._asdict().items() if kind is float)
-        return Hyperparameters(**{**values, "from_python": frozenset(numbers_of_python)})
+        return StepHyperparameters(**{**values, "from_python": frozenset(numbers_of_python)})
 
     @staticmethod
-    def specs(kinds: Hyperparameters) -> tuple[Any, list[Any]]:
+    def specs(kinds: StepHyperparameters) -> tuple[Any, list[Any]]:
         """Those of the numbers and of the tensors, of these kinds."""
         numbers = tf.TensorSpec([sum(kind is float for kind in kinds)], tf.float64)
         return numbers, [tf.TensorSpec([], kind) for kind in kinds if isinstance(kind, tf.DType)]
@@ -158,17 +161,16 @@ def _compiled_update(
     likeness: tuple[Any, ...],
     grad_dtypes: tuple[Any, ...],
     decays: tuple[bool, ...],
-    kinds: Hyperparameters,
+    kinds: StepHyperparameters,
     plans: Plans,
 ) -> Any:
     shapes, dtypes, product_dtype = likeness
     planned = dict(plans)
 
-    def update_as_planned(row: Any, params: list[Any], *others: list[Any]) -> Any:
-        dtype = compute_dtype(params[0].dtype.name)
-        return nadam_update(row, params, *others, planned=planned.get(dtype))
+    def update_as_planned(row: Any, dtype: str, *leaves: list[Any]) -> Any:
+        return update_leaves(row, dtype, *leaves, planned=planned.get(dtype))
 
-    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(jit_compile=True, autograph=False)
     def nadam_step(
         handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
     ) -> Any:
@@ -195,9 +197,9 @@ def _compiled_update(
 
 @cache
 def _compiled_clipping(
-    _context: Any, grads: tuple[tuple[Any, Any], ...], kinds: Hyperparameters
+    _context: Any, grads: tuple[tuple[Any, Any], ...], kinds: StepHyperparameters
 ) -> Any:
-    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(jit_compile=True, autograph=False)
     def clipping(grads: list[Any], numbers: Any, tensors: list[Any]) -> list[Any]:
         given = _Scalars(kinds, numbers, tensors).put_together()
         return clipped_gradients(sum_squares, grads, given)

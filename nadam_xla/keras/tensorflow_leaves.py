@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import keras
 
-from nadam_xla.keras.fused_step import State, state_of
+from nadam_xla.keras.optimizer_state import State, state_of
 from nadam_xla.keras.tensorflow_compiled import Leaves
 
 
@@ -25,7 +25,7 @@ class Step:
         self.given = list(trainable_variables)  # alive, so that no other has the same id
         variables = state_of(optimizer, trainable_variables)
         self.repeats = len(set(map(id, variables.momentums))) < len(variables.momentums)
-        self.variables = variables.map(native)
+        self.variables = variables.map(tensorflow_variable)
         self.devices = _devices(optimizer._distribution_strategy, self.variables)
         self._leaves: Leaves | None = None
 
@@ -53,7 +53,7 @@ def step_of(optimizer: Any, trainable_variables: Sequence[Any]) -> Step:
     return known.steps[ids]
 
 
-def native(variable: Any) -> Any:
+def tensorflow_variable(variable: Any) -> Any:
     """The TensorFlow variable of a Keras variable; anything else as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 

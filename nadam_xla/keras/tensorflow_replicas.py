@@ -9,15 +9,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.keras.fused_step import State, decays_of
-from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.keras.optimizer_state import State, decays_of
+from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import Leaves, clipped, dense, update
 
 STRATEGIES = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 """Those whose variables have a component for each replica."""
 
 
-def step(optimizer: Any, variables: State, grads: Sequence[Any], given: Hyperparameters) -> None:
+def step(
+    optimizer: Any, variables: State, grads: Sequence[Any], given: StepHyperparameters
+) -> None:
     """Updates the variables of all replicas, in place.
 
     Each replica calls it in ``strategy.run``, with its own gradients. Without a strategy it is
@@ -38,13 +40,13 @@ def step(optimizer: Any, variables: State, grads: Sequence[Any], given: Hyperpar
     decays = decays_of(optimizer, first)
     in_run = tf.distribute.has_strategy()
 
-    def update_all(strategy: Any, grads: Sequence[Any], given: Hyperparameters) -> None:
+    def update_all(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if in_run:
             pairs = list(zip(grads, variables.params, strict=True))
             grads = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
         _update_replicas(strategy, variables, grads, decays, given)
 
-    def update_if_due(strategy: Any, grads: Sequence[Any], given: Hyperparameters) -> None:
+    def update_if_due(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if given.is_update_step is None:
             update_all(strategy, grads, given)
             return
@@ -61,13 +63,13 @@ def step(optimizer: Any, variables: State, grads: Sequence[Any], given: Hyperpar
 
 
 def _own_gradients(
-    variables: State, grads: Sequence[Any], given: Hyperparameters
-) -> tuple[list[Any], Hyperparameters]:
+    variables: State, grads: Sequence[Any], given: StepHyperparameters
+) -> tuple[list[Any], StepHyperparameters]:
     """What the replica hands to the reduction, and the hyperparameters of the step on the sums."""
     accumulators = variables.accumulated_gradients
     if accumulators is None and not given.clips:
-        # Slices of a sparse gradient stay slices. Of one tensor, that all replicas are given,
-        # TensorFlow would make no sum.
+        # Slices of a sparse gradient stay slices. The identity makes a tensor of its own for each
+        # replica: where all give the same tensor, TensorFlow takes it once and makes no sum.
         return [tf.identity(grad) for grad in grads], given
     own = dense(grads, variables.params)
     if accumulators is not None:
@@ -88,7 +90,7 @@ def _update_replicas(
     variables: State,
     sums: Sequence[Any],
     decays: tuple[bool, ...],
-    given: Hyperparameters,
+    given: StepHyperparameters,
 ) -> None:
     for own, own_sums, own_given in strategy.experimental_local_results((variables, sums, given)):
         leaves = Leaves(own._replace(accumulated_gradients=None))

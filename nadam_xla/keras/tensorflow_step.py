@@ -7,13 +7,15 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla.keras import tensorflow_replicas
-from nadam_xla.keras.fused_step import check_leaves, decays_of
-from nadam_xla.keras.hyperparameters import Hyperparameters
+from nadam_xla.keras.leaf_checks import check_leaves
+from nadam_xla.keras.optimizer_state import decays_of
+from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import dense, update
 from nadam_xla.keras.tensorflow_leaves import Step, step_of
+from nadam_xla.platforms import CPU, CUDA, NAMES
 from nadam_xla.tensorflow import runtime
 
-# In a graph of its own no strategy is on, in whose scope ever this module is imported.
+# A new graph is in no strategy's scope; the code that imports this module may be.
 with tf.Graph().as_default():
     _NO_STRATEGY = tf.distribute.get_strategy()
 
@@ -41,7 +43,7 @@ def step(
     optimizer: Any,
     grads: Sequence[Any],
     trainable_variables: Sequence[Any],
-    given: Hyperparameters,
+    given: StepHyperparameters,
 ) -> None:
     """Updates the variables in place, in a compiled function whatever the caller is."""
     grads = [_of_known_rank(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
@@ -94,6 +96,6 @@ def _why_not_these(name: str, step: Step, has_replicas: bool) -> str | None:
 def _has_kernel(device: str, has_replicas: bool) -> bool:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
     # Replicas on GPUs reduce in other ways, which nobody has tried.
-    on_gpus = "CUDA" in runtime.PLATFORMS and not has_replicas
-    on_cpu = "CPU" in runtime.PLATFORMS
-    return device_type in {*([None, "CPU"] if on_cpu else []), *(["GPU"] if on_gpus else [])}
+    platforms = set(runtime.PLATFORMS) - ({CUDA} if has_replicas else set())
+    names = {NAMES[platform].tensorflow_device for platform in platforms}
+    return device_type in names or (device_type is None and CPU in platforms)

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from nadam_xla.platforms import NAMES
 from nadam_xla.tensorflow import runtime
 
 Shape = tuple[int, ...]
@@ -41,7 +42,7 @@ def custom_call(
         target: under which the handler is registered with TensorFlow's XLA.
         operands: tensors of static shape and a floating dtype.
         results: the shape and the dtype of each.
-        aliases: for results that take an operand's memory, the operand of each.
+        aliases: for each operand whose memory a result may take, that result.
         attributes: the handler's.
     """
     module = _module(
@@ -59,7 +60,7 @@ def custom_call(
             module=module,
             Tout=[dtype for _, dtype in results],
             Sout=[shape for shape, _ in results],
-            platforms=runtime.PLATFORMS,
+            platforms=[NAMES[platform].tensorflow_xla for platform in runtime.PLATFORMS],
         )
     )
 
@@ -118,7 +119,7 @@ def _module(
         "#stablehlo.output_operand_alias<"
         f"output_tuple_indices = [{result if len(results) > 1 else ''}],"
         f" operand_index = {operand}, operand_tuple_indices = []>"
-        for result, operand in aliases
+        for operand, result in aliases
     )
     names = [f"%arg{i}" for i in range(len(operands))]
     parameters = [f"{name}: {type_}" for name, type_ in zip(names, operand_types, strict=True)]

@@ -11,7 +11,7 @@ from nadam_xla.coefficients import Coefficients, Momentum
 from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.early_calls import planned_calls
-from nadam_xla.tensorflow.update import nadam_update, scalar
+from nadam_xla.tensorflow.update import check_leaves, nadam_update, scalar, update_leaves
 
 
 def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
@@ -251,6 +251,7 @@ def _apply(lists: Mapping[str, Sequence[Any]], scalars: _Scalars, name: str) -> 
         dtypes.append(_checked_dtypes(named, grad, grad_name))
         _check_are_new(named, seen)
         devices.append(_checked_device(named))
+    check_leaves("grad", grads)
     handles = [[_handle(variable) for variable in leaf] for leaf in leaves]
     done = []
     for dtype, of_dtype in by_compute_dtype([of_leaf[0].name for of_leaf in dtypes]).items():
@@ -313,7 +314,7 @@ def _checked_device(variables: dict[str, Any]) -> str | None:
 
 
 # Compiled even where the caller is not, for only then it is in place.
-@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+@tf.function(jit_compile=True, autograph=False)
 def _assign(
     row: Coefficients,
     handles: list[list[Any]],
@@ -334,8 +335,9 @@ def _assign(
         for *leaf, grad in zip(handles, dtypes, grads, strict=True)
     ]
     params, mu, nu = (list(group) for group in zip(*values, strict=True))
-    updated = zip(*nadam_update(row, params, grads, mu, nu, planned=planned), strict=True)
-    for leaf_handles, new_values in zip(handles, updated, strict=True):
+    dtype = compute_dtype(params[0].dtype.name)
+    updated = update_leaves(row, dtype, params, grads, mu, nu, planned=planned)
+    for leaf_handles, new_values in zip(handles, zip(*updated, strict=True), strict=True):
         for handle, new in zip(leaf_handles, new_values, strict=True):
             tf.raw_ops.AssignVariableOp(resource=handle, value=new)
     return tf.constant(True)

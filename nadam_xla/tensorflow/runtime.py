@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from nadam_xla import native
+from nadam_xla.platforms import CPU, CUDA
 
 SUPPORTED = "TensorFlow 2.18 to 2.21 for Linux"
 _LIBRARY = "libtensorflow_cc.so.2"
@@ -23,14 +24,14 @@ _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 
 
 def _platforms() -> tuple[str, ...]:
-    """The platforms of this process that have kernels, as TensorFlow's XLA names them."""
-    cpu = ("CPU",) if "cpu" in native.MODULES else ()
-    has_cuda = "cuda" in native.MODULES and tf.test.is_built_with_cuda()
+    """The platforms of this process that have kernels."""
+    cpu = (CPU,) if CPU in native.MODULES else ()
+    has_cuda = CUDA in native.MODULES and tf.test.is_built_with_cuda()
     gpus = tf.config.list_physical_devices("GPU") if has_cuda else []
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     found = [d["compute_capability"] for d in details if "compute_capability" in d]
-    if gpus and native.has_code_for(native.MODULES["cuda"], found):
-        return (*cpu, "CUDA")
+    if gpus and native.has_code_for(native.MODULES[CUDA], found):
+        return (*cpu, CUDA)
     return cpu
 
 
@@ -42,7 +43,7 @@ def _register_kernels() -> None:
     get_api = getattr(library, _GET_XLA_FFI_API)
     get_api.restype = ctypes.c_void_p
     for platform in PLATFORMS:
-        native.MODULES[platform.lower()].register_with_runtime(get_api())
+        native.MODULES[platform].register_with_runtime(get_api())
 
 
 def _load() -> tuple[Any, str | None]:
@@ -57,8 +58,8 @@ def _load() -> tuple[Any, str | None]:
 
 
 PLATFORMS = _platforms()
-CALLS_ARE_FOR = "gpu" if "CUDA" in PLATFORMS else "cpu"
-"""The platform by which leaves are cut into calls: see :mod:`nadam_xla.calls`."""
+CALLS_ARE_FOR = CUDA if CUDA in PLATFORMS else CPU
+"""The platform that decides how large calls are: see :mod:`nadam_xla.calls`."""
 
 call_module, _why_unavailable = _load()
 
@@ -66,7 +67,7 @@ call_module, _why_unavailable = _load()
 def unavailable() -> str | None:
     """Why the fused update cannot run in this TensorFlow; None where it can."""
     if not PLATFORMS:
-        return f"nothing is fused on the CPU: {native.why_no_kernel('cpu')}"
+        return f"nothing is fused on the CPU: {native.why_no_kernel(CPU)}"
     if _why_unavailable is None:
         return None
     return (

@@ -5,13 +5,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.calls import calls
-from nadam_xla.native import workspace_bytes
+from nadam_xla import targets
+from nadam_xla.calls import full_calls
+from nadam_xla.platforms import CUDA
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 from nadam_xla.tensorflow.update import check_leaves
-
-SUM_SQUARES_TARGET = "nadam_xla_sum_squares_v1"
+from nadam_xla.workspace import workspace_bytes
 
 
 def sum_squares(tensors: Sequence[Any]) -> list[Any]:
@@ -34,12 +34,12 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     tensors = [tf.convert_to_tensor(x) for x in tensors]
     check_leaves("tensors", tensors)
     results: list[Any] = [None] * len(tensors)
-    for dtype, indices in calls([x.dtype.name for x in tensors], runtime.CALLS_ARE_FOR):
+    for dtype, indices in full_calls([x.dtype.name for x in tensors], runtime.CALLS_ARE_FOR):
         leaves = [tf.cast(tensors[i], dtype) for i in indices]
         results_of_call = [((len(leaves),), dtype)]
-        if "CUDA" in runtime.PLATFORMS:
+        if CUDA in runtime.PLATFORMS:
             results_of_call.append(((workspace_bytes(len(leaves)),), "uint8"))
-        sums, *_ = custom_call(SUM_SQUARES_TARGET, leaves, results_of_call)
+        sums, *_ = custom_call(targets.SUM_SQUARES, leaves, results_of_call)
         for i, total in zip(indices, tf.unstack(sums), strict=True):
             results[i] = total
     return results
@@ -49,4 +49,4 @@ def _gradient(op: Any, of_sums: Any, *_: Any) -> list[Any]:
     return [2 * x * g for x, g in zip(op.inputs, tf.unstack(of_sums), strict=True)]
 
 
-differentiate(SUM_SQUARES_TARGET, _gradient)
+differentiate(targets.SUM_SQUARES, _gradient)

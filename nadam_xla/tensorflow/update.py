@@ -1,19 +1,18 @@
 """The fused update over lists of tensors, as a StableHLO custom call in a TensorFlow graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.calls import calls, compute_dtype
+from nadam_xla import targets
+from nadam_xla.calls import by_compute_dtype, full_calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.program_order import PlannedCall
 from nadam_xla.streams import STREAMS, Streams
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 from nadam_xla.tensorflow.early_calls import planned_calls
-
-UPDATE_TARGET = "nadam_xla_update_v2"
 
 Tensors = Sequence[Any]
 
@@ -24,8 +23,6 @@ def nadam_update(
     grads: Tensors,
     mu: Tensors,
     nu: Tensors,
-    *,
-    planned: Sequence[PlannedCall] | None = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """One fused Nadam step: the rule of :class:`nadam_xla.coefficients.Coefficients`.
 
@@ -41,8 +38,6 @@ def nadam_update(
             made dense, the slices of equal indices summed.
         mu: the first moments, of the same shapes.
         nu: the second moments, of the same shapes.
-        planned: the calls to make, each of tensors of one compute dtype. By default they follow
-            from the order in which the graph makes the gradients.
 
     Returns:
         The new parameters, first moments and second moments, each with the dtype of what was given.
@@ -59,29 +54,56 @@ def nadam_update(
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)
-    kept = (tensors["params"], tensors["mu"], tensors["nu"])
-    dtypes = [x.dtype.name for x in tensors["params"]]
-    for indices, awaited in planned or _planned(tensors, dtypes):
-        dtype = compute_dtype(dtypes[indices[0]])
+    for dtype, indices in by_compute_dtype([x.dtype.name for x in tensors["params"]]).items():
         leaves = [[group[i] for i in indices] for group in tensors.values()]
-        waits_for = [] if awaited is None else [tensors["grads"][awaited]]
-        with runtime.not_instrumented():  # infinities in the table are meant
-            table = _table(coefficients, dtype, indices, len(params))
-        updated = _call(table, dtype, leaves, waits_for)
+        planned = planned_calls(leaves[1], [leaves[0], *leaves[2:]])
+        with runtime.not_instrumented():
+            rows = _of_tensors(coefficients, dtype, indices, len(params))
+        updated = update_leaves(rows, dtype, *leaves, planned=planned)
         for i, *new in zip(indices, *updated, strict=True):
-            results[i] = [tf.cast(x, group[i].dtype) for x, group in zip(new, kept, strict=True)]
+            results[i] = new
     new_params, new_mu, new_nu = ([r[i] for r in results] for i in range(3))
     return new_params, new_mu, new_nu
 
 
-def _planned(tensors: Mapping[str, Tensors], dtypes: Sequence[str]) -> Sequence[PlannedCall]:
-    """By the order of the gradients in the graph; in full calls where it shows none."""
-    found = None
-    if len(set(map(compute_dtype, dtypes))) == 1:
-        grads = tensors["grads"]
-        found = planned_calls(grads, [tensors[name] for name in Streams().overwritten])
-    full = calls(dtypes, runtime.CALLS_ARE_FOR)
-    return found or [PlannedCall(tuple(leaves), awaited=None) for _, leaves in full]
+def update_leaves(
+    coefficients: Coefficients,
+    dtype: str,
+    params: Tensors,
+    grads: Tensors,
+    mu: Tensors,
+    nu: Tensors,
+    *,
+    planned: Sequence[PlannedCall] | None,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """:func:`nadam_update` of tensors of one compute dtype that the caller has checked.
+
+    Args:
+        coefficients: likewise.
+        dtype: the compute dtype.
+        params: likewise.
+        grads: likewise.
+        mu: likewise.
+        nu: likewise.
+        planned: the calls to make; None: as full ones as may be.
+    """
+    results: list[Any] = [None] * len(params)
+    for indices, awaited in planned or _full_calls(params):
+        leaves = [[group[i] for i in indices] for group in (params, grads, mu, nu)]
+        waits_for = [] if awaited is None else [grads[awaited]]
+        with runtime.not_instrumented():  # infinities in the table are meant
+            table = _table(_of_tensors(coefficients, dtype, indices, len(params)))
+        updated = _call(table, dtype, leaves, waits_for)
+        for i, *new in zip(indices, *updated, strict=True):
+            stored = (group[i].dtype for group in (params, mu, nu))
+            results[i] = [tf.cast(*pair) for pair in zip(new, stored, strict=True)]
+    new_params, new_mu, new_nu = ([r[i] for r in results] for i in range(3))
+    return new_params, new_mu, new_nu
+
+
+def _full_calls(params: Tensors) -> Sequence[PlannedCall]:
+    calls = full_calls([x.dtype.name for x in params], runtime.CALLS_ARE_FOR)
+    return [PlannedCall(tuple(leaves), awaited=None) for _, leaves in calls]
 
 
 def scalar(value: Any, dtype: Any) -> Any:
@@ -117,28 +139,38 @@ def _call(table: Any, dtype: str, leaves: list[list[Any]], awaited: list[Any]) -
     shapes = [tuple(x.shape.as_list()) for x in leaves[0]]
     n, streams = len(shapes), Streams()
     results = custom_call(
-        UPDATE_TARGET,
+        targets.UPDATE,
         [table, *(tf.cast(x, dtype) for group in leaves for x in group), *awaited],
         [(shape, dtype) for shape in shapes * len(streams.overwritten)],
-        aliases={result: 1 + operand for operand, result in streams.aliases(n).items()},
+        aliases=streams.aliases(n),
         attributes=streams.attributes(),
     )
     return [results[i : i + n] for i in range(0, len(results), n)]
 
 
-def _table(coefficients: Coefficients, dtype: str, indices: Sequence[int], tensors: int) -> Any:
-    """The call's table, [1, 1 or the number of indices, K]."""
-    columns = [scalar(c, dtype) for c in coefficients]
-    for name, column in zip(coefficients._fields, columns, strict=True):
+def _of_tensors(
+    coefficients: Coefficients, dtype: str, indices: Sequence[int], tensors: int
+) -> Coefficients:
+    """The coefficients of some of the tensors: of a vector their entries, a scalar as it is."""
+    chosen = {}
+    for name, value in coefficients._asdict().items():
+        column = scalar(value, dtype)
         if column.shape not in ([], [tensors]):
             raise ValueError(
                 f"the coefficient {name} has the shape {column.shape}; it must be a scalar, or a"
                 f" vector of {tensors}, an entry for each tensor"
             )
-    if all(column.shape.rank == 0 for column in columns):
-        return tf.reshape(tf.stack(columns), (1, 1, len(columns)))
-    rows = tf.stack([tf.broadcast_to(column, [tensors]) for column in columns], axis=-1)
-    return tf.gather(rows, indices)[tf.newaxis]
+        chosen[name] = tf.gather(column, indices) if column.shape.rank else column
+    return Coefficients(**chosen)
+
+
+def _table(coefficients: Coefficients) -> Any:
+    """The call's table, [1, 1 or the number of leaves, K]."""
+    lengths = [column.shape[0] for column in coefficients if column.shape.rank]
+    if not lengths:
+        return tf.reshape(tf.stack(coefficients), (1, 1, len(coefficients)))
+    rows = [tf.broadcast_to(column, [lengths[0]]) for column in coefficients]
+    return tf.stack(rows, axis=-1)[tf.newaxis]
 
 
 def _no_gradient(*_: Any) -> list[Any]:
@@ -148,4 +180,4 @@ def _no_gradient(*_: Any) -> list[Any]:
     )
 
 
-differentiate(UPDATE_TARGET, _no_gradient)
+differentiate(targets.UPDATE, _no_gradient)

@@ -14,10 +14,10 @@ import pytest
 import tensorflow as tf
 
 from nadam_xla.keras import Nadam
-from nadam_xla.keras.fused_step import state_of
-from nadam_xla.keras.hyperparameters import hyperparameters_of
+from nadam_xla.keras.optimizer_state import state_of
+from nadam_xla.keras.step_hyperparameters import hyperparameters_of
 from nadam_xla.keras.tensorflow_compiled import Leaves, update
-from nadam_xla.keras.tensorflow_leaves import native
+from nadam_xla.keras.tensorflow_leaves import tensorflow_variable
 
 Stock = keras.optimizers.Nadam
 DEVICES = ["CPU:0", "CPU:1"]
@@ -331,7 +331,7 @@ def test_a_replica_that_only_accumulates_sends_and_computes_nothing(
 @pytest.mark.filterwarnings("ignore:device_name is being deprecated")  # no platform has a number
 def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> None:
     optimizer, variables, _ = step_of(mirrored, weight_decay=0.1)
-    state = state_of(optimizer, variables).map(native)
+    state = state_of(optimizer, variables).map(tensorflow_variable)
     given = hyperparameters_of(optimizer, tf.convert_to_tensor)
 
     def step_on(leaves: Leaves) -> Any:

@@ -179,7 +179,7 @@ class TestErrors:
     def test_second_moments_that_are_complex(self) -> None:
         x = numbers(0, 3)
         with pytest.raises(TypeError, match=r"nu is complex64\[3\]; second moments are real"):
-            nadam_update(jnp.ones(15), x, x, x, x)
+            nadam_update(jnp.ones(len(Coefficients._fields)), x, x, x, x)
 
     def test_sums_of_squares(self) -> None:
         with pytest.raises(TypeError, match=r"tree\['w'\] is complex64\[3\]; it must be real"):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nadam_xla import native
-from nadam_xla.calls import calls
-from nadam_xla.jax import lowering, nadam, sum_squares
+from nadam_xla.calls import full_calls
+from nadam_xla.jax import availability, nadam, sum_squares
 
 UPDATE, SUM_SQUARES = "nadam_xla_update_v2", "nadam_xla_sum_squares_v1"
 KNOWN = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (UPDATE, SUM_SQUARES)]
@@ -63,13 +63,13 @@ def test_gpus_that_are_too_old_run_plain_stablehlo_and_a_warning_says_so(
     modules = {**native.MODULES, "cuda": SimpleNamespace(ARCHITECTURES=(75, 80, 90))}
     monkeypatch.setattr(native, "MODULES", modules)
     monkeypatch.setattr(jax, "local_devices", lambda backend: gpus)
-    lowering._gpus_can_run_kernels.cache_clear()
+    availability._gpus_can_run_kernels.cache_clear()
     says_so = pytest.warns(
         UserWarning, match=r"capability 7\.5 and later, and there is one of 7\.0"
     )
     with nullcontext() if runs else says_so:
         module = module_for("cuda", step, LEAVES, nadam(1e-3).init(LEAVES), LEAVES)
-    lowering._gpus_can_run_kernels.cache_clear()
+    availability._gpus_can_run_kernels.cache_clear()
     assert ("custom_call" in module) == runs
 
 
@@ -117,13 +117,13 @@ def test_calls_are_sized_for_the_platform_that_is_compiled_for(
 def test_a_gpu_gets_some_hundreds_of_leaves_a_call() -> None:
     dtypes = ["float32", "bfloat16", "float64"] * 300
     for platform, sizes in {
-        "gpu": [256, 256, 88, 256, 44],
-        "tpu": [32] * 18 + [24] + [32] * 9 + [12],
+        "cuda": [256, 256, 88, 256, 44],
+        "cpu": [32] * 18 + [24] + [32] * 9 + [12],
     }.items():
-        cut = list(calls(dtypes, platform))
-        assert [len(indices) for _, indices in cut] == sizes
-        for dtype, indices in cut:
+        found = list(full_calls(dtypes, platform))
+        assert [len(indices) for _, indices in found] == sizes
+        for dtype, indices in found:
             assert {dtypes[i] == "float64" for i in indices} == {dtype == "float64"}
         np.testing.assert_array_equal(
-            np.sort(np.concatenate([indices for _, indices in cut])), np.arange(len(dtypes))
+            np.sort(np.concatenate([indices for _, indices in found])), np.arange(len(dtypes))
         )

@@ -193,7 +193,7 @@ def test_what_is_read_for_no_gradient_is_read_before_it_is_overwritten() -> None
 
 @given(
     leaves=st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 2**21)), max_size=100),
-    platform=st.sampled_from(["cpu", "gpu"]),
+    platform=st.sampled_from(["cpu", "cuda"]),
 )
 def test_every_leaf_is_in_one_call_in_the_order_of_birth(
     leaves: list[tuple[int, int]], platform: str

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from compiled import CALL, aliased_results, copies_of_arrays
 
-from nadam_xla.jax import lowering, nadam, nadamw, primitive
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax import lowering, nadam, nadamw, primitive, registration
 from nadam_xla.streams import Streams
 
 
@@ -131,7 +132,7 @@ def test_a_jax_that_multiplies_by_overwritten_parameters_is_refused_at_import(
 
 
 def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lowering._native, "FFI_API_VERSION", (0, 99))
+    monkeypatch.setattr(registration._native, "FFI_API_VERSION", (0, 99))
     with pytest.raises(
         ImportError, match=r"built for version 0.99 of XLA's FFI, and jaxlib .* has"
     ):
@@ -140,13 +141,17 @@ def test_a_runtime_with_an_older_ffi_is_refused_at_import(monkeypatch: pytest.Mo
 
 def test_the_primitive_checks_what_reaches_it_past_the_functions_above() -> None:
     x = jnp.ones((2, 3))
-    table = jnp.ones((1, 1, 15))
+    width = len(Coefficients._fields)
+    table = jnp.ones((1, 1, width))
     for operands, message in [
         ((table, x, x, x), "it takes as many of each of params, grads, mu, nu"),
         ((table[..., :5], x, x, x, x), "a table of the shape"),
         ((table, x, x.T, x, x), r"operand 2; it must have the shape \(2, 3\)"),
         ((table, x, x.astype(jnp.int32), x, x), "operand 2; .* a floating dtype"),
-        ((jnp.ones((5, 1, 15)), x, x, x, x), "first axis must be the table's batch of 5"),
+        (
+            (jnp.ones((5, 1, width)), x, x, x, x),
+            "first axis must be the table's batch of 5",
+        ),
     ]:
         with pytest.raises(TypeError, match=message):
             primitive.bind(*operands, streams=Streams())

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam, nadam_update, primitive, sum_squares
 from nadam_xla.streams import Streams
 
@@ -83,7 +84,7 @@ def test_the_primitive_looks_at_memory_too() -> None:
     w = jnp.ones((4, 3))
     leaves = w, w, jax.device_put(w, HOST), w
     with pytest.raises(TypeError, match="operand 3; it must be in the memory"):
-        primitive.bind(jnp.ones((1, 1, 15)), *leaves, streams=Streams())
+        primitive.bind(jnp.ones((1, 1, len(Coefficients._fields))), *leaves, streams=Streams())
 
 
 @pytest.mark.parametrize("step", [apply, update])

@@ -26,7 +26,7 @@ from keras_models import (
 )
 
 from nadam_xla.keras import Nadam
-from nadam_xla.keras.fused_step import momentum_product_after
+from nadam_xla.keras.convention import momentum_product_after
 
 if BACKEND == "torch":
     pytest.skip("trains by the parent's update", allow_module_level=True)

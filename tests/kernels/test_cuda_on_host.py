@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nadam_xla import _native_testing as native
-from nadam_xla.native import workspace_bytes
+from nadam_xla.workspace import workspace_bytes
 
 WARP = 32
 LENGTHS = st.lists(st.integers(0, 700) | st.integers(0, 40), max_size=12)
@@ -106,7 +106,7 @@ def run(
     table = oracle.rows(rng, (batch, rows), dtype)
     if any_floats:
         table = oracle.with_parts_off(rng, table)
-    table[..., -1] = skip
+    table[..., oracle.SKIP] = skip
     leaves, expected = [], []
     for leaf, length in enumerate(lengths):
         shape = (4, batch, length)

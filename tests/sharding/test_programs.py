@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nadam_xla import targets
 from nadam_xla.jax import lowering, nadam, nadam_update
 
 ROW = np.array(
@@ -175,10 +176,10 @@ def test_under_shard_map_a_program_for_gpus_calls_the_kernel_on_each_shard(mesh:
     def step(*leaf: Any) -> Any:
         return nadam_update(ROW, *leaf)
 
-    known = jax.export.DisabledSafetyCheck.custom_call(lowering.UPDATE_TARGET)
+    known = jax.export.DisabledSafetyCheck.custom_call(targets.UPDATE)
     exported = jax.export.export(step, platforms=["cuda"], disabled_checks=[known])(*[leaf] * 4)
     assert exported.nr_devices == 8
-    (call,) = re.findall(rf"custom_call @{lowering.UPDATE_TARGET}.*", exported.mlir_module())
+    (call,) = re.findall(rf"custom_call @{targets.UPDATE}.*", exported.mlir_module())
     assert call.count("output_operand_alias<") == 3
     operands, results = re.findall(r"\(((?:tensor<[^>]*>(?:, )?)+)\)", call)
     assert operands.split(", ") == ["tensor<1x1x15xf32>", *["tensor<4x4xf32>"] * 4]

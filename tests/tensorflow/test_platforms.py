@@ -11,7 +11,7 @@ from nadam_xla.tensorflow import nadam_update, runtime, sum_squares
 
 @pytest.fixture(autouse=True)
 def _two_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "PLATFORMS", ("CPU", "CUDA"))
+    monkeypatch.setattr(runtime, "PLATFORMS", ("cpu", "cuda"))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

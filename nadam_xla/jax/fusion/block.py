@@ -102,7 +102,7 @@ def programs_in(eqn: JaxprEqn) -> list[Jaxpr]:
 
 def with_parts(jaxpr: Jaxpr, **parts: Any) -> Jaxpr:
     """The program with other ``eqns``, ``invars`` or ``outvars``."""
-    changed: Jaxpr = jaxpr.replace(**parts)  # type: ignore[no-untyped-call]
+    changed: Jaxpr = jaxpr.replace(**parts)
     return changed
 
 

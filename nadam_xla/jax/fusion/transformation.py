@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from nadam_xla import native
 from nadam_xla.jax.fusion.report import UpdateReport, reports
 from nadam_xla.jax.fusion.rewriting import fused
+from nadam_xla.platforms import CPU, NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +43,7 @@ def fuse_updates(fun: Callable[P, R], *, weave: bool = True) -> Callable[P, R]:
             traced; all other leaves, Python's numbers among them, ``fun`` gets as they are given,
             and gives back as they are.
         weave: False leaves updates behind the scans that make their gradients, as it must be where
-            the axis of the layers itself is cut over a mesh.
+            the axis of the layers itself is sharded over a mesh.
 
     Returns:
         A function with the signature of ``fun``. It raises ``TypeError`` where an argument holds a
@@ -101,7 +102,7 @@ def _as_array(value: Any, type_: Any) -> jax.Array:
 
 def _can_weave() -> bool:
     """Without the kernel XLA:CPU copies whole stacks in every turn of the loop."""
-    return "cpu" in native.MODULES or jax.default_backend() != "cpu"
+    return CPU in native.MODULES or jax.default_backend() != NAMES[CPU].jax_backend
 
 
 class _Traced(NamedTuple):

@@ -169,7 +169,7 @@ def _unknown_type(types: Sequence[Any]) -> str | None:
         return "the scan takes arrays from host memory"
     if any(map(varying_axes, types)):
         return "the scan stands in a shard_map that checks how values vary"
-    return "it is cut over explicit axes of a mesh" if any(map(_is_cut, types)) else None
+    return "it is sharded over explicit axes of a mesh" if any(map(_is_sharded, types)) else None
 
 
 def _is_wider_than_here(type_: Any) -> bool:
@@ -177,7 +177,7 @@ def _is_wider_than_here(type_: Any) -> bool:
     return bool(is_number and jax.dtypes.canonicalize_dtype(type_.dtype) != type_.dtype)
 
 
-def _is_cut(type_: Any) -> bool:
+def _is_sharded(type_: Any) -> bool:
     return any(entry is not None for entry in type_.sharding.spec)
 
 
@@ -284,12 +284,10 @@ def _changed(changes: Sequence[JaxprEqn], grad: Any, scalars: Sequence[Sequence[
             continue
         stack, given = _operand_of_change(eqn), iter(own)
         operands = [grad if atom is stack else next(given) for atom in eqn.invars]
-        grad = eqn.primitive.bind(*operands, **eqn.params)  # type: ignore[no-untyped-call]
+        grad = eqn.primitive.bind(*operands, **eqn.params)
     return grad
 
 
 def _abstract(atom: Atom) -> jax.ShapeDtypeStruct:
     type_ = type_of(atom)
-    return jax.ShapeDtypeStruct(  # type: ignore[no-untyped-call]
-        type_.shape, type_.dtype, weak_type=type_.weak_type
-    )
+    return jax.ShapeDtypeStruct(type_.shape, type_.dtype, weak_type=type_.weak_type)

@@ -10,7 +10,7 @@ from keras.backend import is_float_dtype, is_int_dtype, standardize_dtype
 _OPTIONAL = ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "loss_scale_factor")
 
 
-class Hyperparameters(NamedTuple):
+class StepHyperparameters(NamedTuple):
     """Scalars: Python's and numpy's numbers, and tensors; None for what is switched off."""
 
     iterations: Any  # the number of the updates made before
@@ -34,7 +34,7 @@ class Hyperparameters(NamedTuple):
         limits = (self.clipnorm, self.global_clipnorm, self.clipvalue)
         return any(limit is not None for limit in limits)
 
-    def after_clipping(self) -> "Hyperparameters":
+    def after_clipping(self) -> "StepHyperparameters":
         """What is left of them for a step on clipped gradients."""
         return self._replace(
             clipnorm=None,
@@ -60,7 +60,7 @@ class Hyperparameters(NamedTuple):
         return ops.cast(ops.cast(value, "float32") if name in self.from_python else value, dtype)
 
 
-def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> Hyperparameters:
+def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> StepHyperparameters:
     """The optimizer's hyperparameters.
 
     Args:
@@ -81,7 +81,7 @@ def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> Hyper
         limits[name] = _limit(given(name)) if is_first else None
     steps = optimizer.gradient_accumulation_steps
     steps = np.asarray(steps).item() if steps else None
-    return Hyperparameters(
+    return StepHyperparameters(
         iterations=to_tensor(optimizer.iterations),
         learning_rate=to_tensor(given("learning_rate")),
         beta_1=given("beta_1"),

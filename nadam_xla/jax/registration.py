@@ -1,0 +1,53 @@
+"""Registers the handlers with JAX's XLA, once this JAX is known to suit them."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from nadam_xla import _native, native
+from nadam_xla.platforms import NAMES
+
+OLDEST_JAX = (0, 8, 2)
+
+
+def register_handlers() -> None:
+    """Registers the kernels of this installation under their targets.
+
+    Raises:
+        ImportError: this JAX is too old, or its jaxlib's FFI is older than the one that the kernels
+            were built for.
+    """
+    _check_jax_version()
+    _check_ffi_version()
+    for platform, module in native.MODULES.items():
+        for target, stages in module.registrations().items():
+            jax.ffi.register_ffi_target(target, stages, platform=NAMES[platform].jax_ffi)
+
+
+def _check_jax_version() -> None:
+    """JAX 0.7.2 to 0.8.1 keep a product's right-hand side, as XNNPACK packed it, by its address.
+
+    Where they use XNNPACK, the loss after a step in place is silently that of the old parameters.
+    """
+    if jax.__version_info__ < OLDEST_JAX:
+        raise ImportError(
+            f"nadam_xla needs JAX {'.'.join(map(str, OLDEST_JAX))} or later, and this is"
+            f" {jax.__version__}: on some CPUs it goes on multiplying by the parameters that a step"
+            " has overwritten in place"
+        )
+
+
+def _check_ffi_version() -> None:
+    """Without this, a handler that the runtime refuses surfaces as 'No FFI handler' much later."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    found = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
+    runtime = tuple(int(number) for number in found)
+    built = _native.FFI_API_VERSION
+    if runtime[0] != built[0] or runtime < built:
+        raise ImportError(
+            f"nadam_xla was built for version {built[0]}.{built[1]} of XLA's FFI, and jaxlib"
+            f" {version('jaxlib')} has {'.'.join(map(str, runtime))}; it needs a jaxlib of the"
+            " same major and at least that minor version"
+        )
