@@ -11,6 +11,7 @@ namespace nadam_xla {
 enum class Stream { kParams, kGrads, kMu, kNu };
 
 inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu"};
+inline constexpr int kStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
 
 inline constexpr const char* name_of(const Stream stream) {
   return kStreamNames[static_cast<int>(stream)];
@@ -19,7 +20,7 @@ inline constexpr const char* name_of(const Stream stream) {
 // The streams of one call, as the bits of a number.
 class StreamSet {
  public:
-  static constexpr StreamSet all() { return StreamSet(0b1111); }
+  static constexpr StreamSet all() { return StreamSet((1 << kStreams) - 1); }
 
   explicit constexpr StreamSet(const std::int64_t bits) : bits_(bits) {}
 

@@ -54,8 +54,8 @@ NADAM_XLA_INLINE Streams<T> entry_of(const Streams<T>& s, const Entry& entry) {
 
 template <typename T>
 struct UpdateCall {
-  const T* coefficients;  // [batch][rows][row_length(layout)]
-  RowLayout layout;
+  const T* coefficients;  // [batch][rows][format.length]
+  RowFormat format;
   std::int64_t batch;  // the leading axis of every leaf; 1 where there is none
   std::int64_t rows;   // 1: one row for all leaves; otherwise one for each, from `first_row` on
   std::int64_t first_row;

@@ -42,31 +42,49 @@ inline constexpr const char* kRowFields[kRowLength] = {
     "c_m", "c_g",      "c_v",   "b1", "one_minus_b1", "b2",         "one_minus_b2", "learning_rate",
     "eps", "eps_root", "decay", "l2", "grad_scale",   "clip_value", "skip"};
 
-NADAM_XLA_INLINE constexpr int row_length(const RowLayout layout) {
-  return layout == RowLayout::kV1 ? 12 : kRowLength;
-}
+// How the rows of a table are read. A row of kV2 may end behind grad_scale: coefficients that are
+// not there are zero, which switches them off. So a program that was exported before a coefficient
+// was added, at the end, goes on running.
+struct RowFormat {
+  RowLayout layout;
+  int length;
+
+  static constexpr int shortest(const RowLayout layout) {
+    return layout == RowLayout::kV1 ? 12 : 13;
+  }
+  static constexpr int longest(const RowLayout layout) {
+    return layout == RowLayout::kV1 ? 12 : kRowLength;
+  }
+};
 
 template <typename T>
 struct Row {
   T c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, learning_rate, eps, eps_root, decay, l2,
       grad_scale, clip_value;
-  bool clips_infinity, skip;
+  bool skip, clips_infinity;
 };
+
+// A limit of zero limits nothing.
+template <typename T>
+NADAM_XLA_INLINE constexpr T limit(const T given) {
+  return given == T(0) ? std::numeric_limits<T>::infinity() : given;
+}
 
 // Without parameters nothing decays, whatever the row says.
 template <typename T>
-NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowLayout layout,
+NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
                                  const bool has_params) {
-  if (layout == RowLayout::kV1) {
+  if (format.layout == RowLayout::kV1) {
+    const bool skip = row[11] != T(0);
     return {row[0], row[1], row[2], T(1) - row[3], row[3], T(1) - row[4], row[4], T(1),
-            row[5], row[6], row[7], row[8],        row[9], row[10],       false,  row[11] != T(0)};
+            row[5], row[6], row[7], row[8],        row[9], row[10],       skip,   false};
   }
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const T clip_value = row[13] == T(0) ? kInfinity : row[13];
+  const auto at = [&](const int i) { return i < format.length ? row[i] : T(0); };
   const T decay = has_params ? row[10] : T(0);
   const T l2 = has_params ? row[11] : T(0);
-  return {row[0], row[1], row[2], row[3], row[4],  row[5],     row[6], row[7],
-          row[8], row[9], decay,  l2,     row[12], clip_value, true,   row[14] != T(0)};
+  const bool skip = at(14) != T(0);
+  return {row[0], row[1], row[2], row[3], row[4],  row[5],        row[6], row[7],
+          row[8], row[9], decay,  l2,     row[12], limit(at(13)), skip,   true};
 }
 
 // What an element becomes; `params` is p + change.
@@ -82,11 +100,16 @@ NADAM_XLA_INLINE double magnitude(double x) { return ::fabs(x); }
 
 // NaN passes through: a clamp must not hide that a gradient went bad.
 template <typename T>
+NADAM_XLA_INLINE T within(const T limit, const T x) {
+  const T from_above = x > limit ? limit : x;
+  return from_above < -limit ? -limit : from_above;
+}
+
+template <typename T>
 NADAM_XLA_INLINE T clamp(const Row<T>& row, const T x) {
   constexpr T kLargest = std::numeric_limits<T>::max();
-  const T from_above = x > row.clip_value ? row.clip_value : x;
-  const T clamped = from_above < -row.clip_value ? -row.clip_value : from_above;
-  return row.clips_infinity || magnitude(x) <= kLargest ? clamped : x;
+  const bool is_clamped = row.clips_infinity || magnitude(x) <= kLargest;
+  return is_clamped ? within(row.clip_value, x) : x;
 }
 
 // Zero where the coefficient switches the term off, which 0 * infinity would not be.

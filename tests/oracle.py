@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+SKIP = 14  # its place in a row
+
 
 def nadam(
     param: np.ndarray,
@@ -69,7 +71,7 @@ def rule(
 
 
 def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Tables of plausible rows, of the shape ``[*shape, 15]``, every optional part in use."""
+    """Tables of plausible rows, every optional part in use, in a new last axis."""
     ranges = [
         (0.1, 10.0),  # c_m
         (0.1, 10.0),  # c_g

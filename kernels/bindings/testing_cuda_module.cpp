@@ -22,7 +22,8 @@ namespace {
 // Where there is a GPU, these would write to address zero.
 void update() {
   constexpr std::int64_t kLength = 1;
-  UpdateCall<float> call{nullptr, RowLayout::kV2, 1, 1, 0, Returns::kParams, {Streams<float>{}}};
+  UpdateCall<float> call{nullptr,           {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams,
+                         {Streams<float>{}}};
   call.leaves[0].length = kLength;
   cuda::update(call, nullptr);
 }

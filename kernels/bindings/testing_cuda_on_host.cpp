@@ -117,7 +117,7 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                    const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves,
                    const std::optional<std::int32_t> index) {
   UpdateCall<T> call{coefficients.data(),
-                     RowLayout::kV2,
+                     {RowLayout::kV2, kRowLength},
                      batch,
                      rows,
                      0,

@@ -113,7 +113,7 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
   constexpr std::int64_t kThreads = 2;
   const cpu::UpdateWork<float> work(
       {coefficients.data(),
-       RowLayout::kV2,
+       {RowLayout::kV2, kRowLength},
        1,
        1,
        0,

@@ -19,8 +19,8 @@ void UpdateWork<T>::run(const std::int64_t chunk) const {
                                        std::int64_t length) {
     const Streams<T>& streams = call_.leaves[leaf];
     const std::int64_t row = entry * call_.rows + call_.row_of(leaf);
-    const T* const coefficients = call_.coefficients + row * row_length(call_.layout);
-    loop_(read_row(coefficients, call_.layout, call_.has_params),
+    const T* const coefficients = call_.coefficients + row * call_.format.length;
+    loop_(read_row(coefficients, call_.format, call_.has_params),
           part_of(streams, entry * streams.length + begin, length), call_.returns);
   });
 }

@@ -30,8 +30,8 @@ struct UpdateLeaf {
 // The parameters of a launch.
 template <typename T, std::size_t kCapacity>
 struct UpdateLaunch {
-  const T* coefficients;  // [batch][rows][row_length(layout)]
-  RowLayout layout;
+  const T* coefficients;  // [batch][rows][format.length]
+  RowFormat format;
   bool has_params;
   std::int64_t batch;
   std::int64_t rows;
@@ -67,7 +67,7 @@ template <std::size_t kCapacity, typename T>
 UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLaunch& planned) {
   UpdateLaunch<T, kCapacity> launch;
   launch.coefficients = call.coefficients;
-  launch.layout = call.layout;
+  launch.format = call.format;
   launch.has_params = call.has_params;
   launch.batch = call.batch;
   launch.rows = call.rows;
@@ -165,7 +165,7 @@ template <typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, kCapacity>& launch, const UpdateLeaf<T>& leaf,
                                const std::int64_t entry) {
   const std::int64_t row = entry * launch.rows + leaf.row;
-  return read_row(launch.coefficients + row * row_length(launch.layout), launch.layout,
+  return read_row(launch.coefficients + row * launch.format.length, launch.format,
                   launch.has_params);
 }
 

@@ -93,7 +93,8 @@ inline void check_same_shape(const LeafShape& expected, const char* group,
 
 std::string names_of(const StreamSet streams) {
   std::string names;
-  for (const Stream stream : {Stream::kParams, Stream::kGrads, Stream::kMu, Stream::kNu}) {
+  for (int i = 0; i < kStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
     if (streams.has(stream)) names += (names.empty() ? "" : ", ") + std::string(name_of(stream));
   }
   return names;
@@ -112,6 +113,7 @@ void check_streams(const UpdateAttributes& attributes) {
 struct Table {
   std::int64_t batch;
   std::int64_t rows;
+  RowFormat format;
 };
 
 Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attributes,
@@ -124,13 +126,15 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
                                   : rows - n >= attributes.first_row && attributes.first_row >= 0;
     return rows == 1 || has_one_each;
   };
-  const int length = row_length(attributes.layout);
-  if (shape.size() != 3 || shape[2] != length || !has_rows(shape[1])) {
+  const int shortest = RowFormat::shortest(attributes.layout);
+  const int longest = RowFormat::longest(attributes.layout);
+  const bool has_columns = shape.size() == 3 && shortest <= shape[2] && shape[2] <= longest;
+  if (!has_columns || !has_rows(shape[1])) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; it must be [batch, rows, ", length, "] with 1 row or ", n,
+           "; it must be [batch, rows, ", longest, "] with 1 row or ", n,
            ", one for each leaf, from row ", attributes.first_row, " on");
   }
-  return {shape[0], shape[1]};
+  return {shape[0], shape[1], {attributes.layout, static_cast<int>(shape[2])}};
 }
 
 std::int64_t elements_of(const Dimensions& dimensions) {
@@ -175,7 +179,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
-  call.layout = attributes.layout;
+  call.format = table.format;
   call.batch = table.batch;
   call.rows = table.rows;
   call.first_row = attributes.first_row;

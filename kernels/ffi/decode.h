@@ -20,7 +20,7 @@ struct UpdateAttributes {
 };
 
 // Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
-//   operands  coefficients [batch, rows, row_length(layout)], and of each stream n buffers, in the
+//   operands  coefficients [batch, rows, a row's length], and of each stream n buffers, in the
 //             order of kStreamNames; in v2 one more where the call has to wait for it, unread
 //   results   params * n (or their change), mu * n, nu * n
 // T is the element type of all of them. Throws std::invalid_argument, which names the operand.
@@ -31,7 +31,7 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes,
                             const xla::ffi::RemainingRets& results);
 
 // The same of a call of nadam_xla_update_entry_v1:
-//   operands  index, an S32 scalar; coefficients [1, rows, row_length(kV2)]; and n buffers of each
+//   operands  index, an S32 scalar; coefficients [1, rows, a row's length]; and n buffers of each
 //             stream, of which the gradients are those of one entry, and all others stacks of as
 //             many; one more where the call has to wait for it, unread
 //   results   params * n, mu * n, nu * n, each in the memory of its stack

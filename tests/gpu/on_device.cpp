@@ -25,12 +25,15 @@ namespace {
 
 using nadam_xla::Returns;
 using nadam_xla::Row;
+using nadam_xla::RowFormat;
 using nadam_xla::RowLayout;
 using nadam_xla::Streams;
 using nadam_xla::SumSquaresCall;
 using nadam_xla::UpdateCall;
 using nadam_xla::Updated;
 using nadam_xla::cuda::check;
+
+constexpr RowFormat kFormat{RowLayout::kV2, nadam_xla::kRowLength};
 
 constexpr int kInputs = 4;   // params, grads, mu, nu
 constexpr int kOutputs = 3;  // updated, mu, nu
@@ -161,9 +164,9 @@ class Update {
       : options_(options),
         lengths_(lengths),
         rows_(options.a_row_each ? static_cast<std::int64_t>(lengths.size()) : 1),
-        table_(options.batch * rows_ * nadam_xla::kRowLength, 0) {
+        table_(options.batch * rows_ * kFormat.length, 0) {
     call_.coefficients = table_.data();
-    call_.layout = RowLayout::kV2;
+    call_.format = kFormat;
     call_.batch = options.batch;
     call_.rows = rows_;
     call_.first_row = 0;
@@ -235,8 +238,7 @@ class Update {
     std::vector<std::vector<T>> outputs(kOutputs);
     for (std::int64_t k = 0; k < options_.batch * length; ++k) {
       const std::int64_t row = k / length * rows_ + (rows_ == 1 ? 0 : leaf);
-      const Row<T> coefficients =
-          nadam_xla::read_row(&table[row * nadam_xla::kRowLength], RowLayout::kV2, true);
+      const Row<T> coefficients = nadam_xla::read_row(&table[row * kFormat.length], kFormat, true);
       const T p = inputs[0][k], m = inputs[2][k], v = inputs[3][k];
       Updated<T> to{p, T(0), m, v};
       if (!options_.skip) to = nadam_xla::update_rule(coefficients, p, inputs[1][k], m, v);

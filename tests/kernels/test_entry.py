@@ -14,9 +14,10 @@ from x64 import enable_x64
 
 import nadam_xla.jax  # noqa: F401 - registers the handlers
 from nadam_xla import _native_testing as native
+from nadam_xla.coefficients import Coefficients
 
 TARGET = "nadam_xla_update_entry_v1"
-K = 15
+K = len(Coefficients._fields)
 
 
 def stacks_of(rng: np.random.Generator, entries: int, shapes: Sequence[tuple[int, ...]]) -> Any:
@@ -91,7 +92,7 @@ def test_that_entry_is_the_oracles_and_all_others_stay(
 def test_as_on_a_gpu(dtype: str, skip: float, lengths: list[int], index: int) -> None:
     rng, entries = np.random.default_rng(0), 3
     table = oracle.rows(rng, (1, len(lengths)), dtype)
-    table[..., -1] = skip
+    table[..., oracle.SKIP] = skip
     leaves, wanted = [], []
     for leaf, length in enumerate(lengths):
         p, m, v = (rng.normal(size=(entries, length)).astype(dtype) for _ in range(3))

@@ -9,8 +9,10 @@ import oracle
 import pytest
 
 import nadam_xla.jax  # noqa: F401 - registers the handler
+from nadam_xla.coefficients import Coefficients
 
-K = 15
+K = len(Coefficients._fields)
+FIELDS_OF_VERSION_1 = [0, 1, 2, 4, 6, *range(8, 15)]
 
 
 def call(
@@ -68,16 +70,16 @@ MALFORMED = {
         like(x, x),
         r"got 4 buffers after coefficients and 2 results",
     ),
-    "table of two axes": ([f32(1, K), x, x, x, x], like(x, x, x), r"coefficients is F32\[1,15\]"),
+    "table of two axes": ([f32(1, K), x, x, x, x], like(x, x, x), rf"coefficients is F32\[1,{K}\]"),
     "table of another width": (
         [f32(1, 1, 12), x, x, x, x],
         like(x, x, x),
-        r"coefficients is F32\[1,1,12\]; it must be \[batch, rows, 15\]",
+        rf"coefficients is F32\[1,1,12\]; it must be \[batch, rows, {K}\]",
     ),
     "rows neither 1 nor n": (
         [f32(1, 3, K), *[x] * 16],
         like(*[x] * 12),
-        r"coefficients is F32\[1,3,15\]; it must be .* 1 row or 4, .* from row 0 on",
+        rf"coefficients is F32\[1,3,{K}\]; it must be .* 1 row or 4, .* from row 0 on",
     ),
     "batch that the leaves do not have": (
         [f32(5, 1, K), x, x, x, x],
@@ -144,7 +146,8 @@ def test_version_1_has_rows_without_the_decay_rates_and_the_learning_rate() -> N
     rng = np.random.default_rng(0)
     row = oracle.rows(rng, (1, 1), "float32")
     row[..., 3], row[..., 5], row[..., 7] = 1 - row[..., 4], 1 - row[..., 6], 1
-    of_version_1 = np.delete(row, [3, 5, 7], axis=-1)
+    row[..., 15:] = 0  # what came after version 1 is off
+    of_version_1 = row[..., FIELDS_OF_VERSION_1]
     leaves = np.abs(rng.normal(size=(4, 1000))).astype(np.float32)
     attributes = {"returns_change": np.bool_(False)}
     v1 = jax.ffi.ffi_call("nadam_xla_update_v1", like(*leaves[:3]))
@@ -154,8 +157,26 @@ def test_version_1_has_rows_without_the_decay_rates_and_the_learning_rate() -> N
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(Exception, match=r"nadam_xla_update_v1: coefficients is F32\[1,1,15\]"):
+    with pytest.raises(Exception, match=rf"nadam_xla_update_v1: coefficients is F32\[1,1,{K}\]"):
         jax.block_until_ready(v1(row, *leaves, **attributes))
+
+
+@pytest.mark.parametrize("width", range(13, K))
+def test_a_row_may_end_before_coefficients_that_are_off(width: int) -> None:
+    """So has it a program that was exported before they were added."""
+    rng = np.random.default_rng(0)
+    whole = oracle.rows(rng, (1, 1), "float32")
+    whole[..., width:] = 0
+    leaves = list(np.abs(rng.normal(size=(4, 100))).astype(np.float32))
+    expected = call([whole, *leaves], like(*leaves[:3]))
+    results = call([whole[..., :width], *leaves], like(*leaves[:3]))
+    for result, of_whole in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, of_whole)
+
+
+def test_a_row_has_no_more_coefficients_than_there_are() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"it must be \[batch, rows"):
+        call([f32(1, 1, K + 1), x, x, x, x], like(x, x, x))
 
 
 @pytest.mark.parametrize(("target", "is_clamped"), [("v1", False), ("v2", True)])
@@ -163,7 +184,7 @@ def test_an_infinite_gradient_is_clamped_since_version_2(target: str, is_clamped
     row = oracle.rows(np.random.default_rng(0), (1, 1), "float32")
     leaves = np.ones((4, 3), np.float32)
     leaves[1] = [np.inf, -np.inf, np.nan]
-    table = row if target == "v2" else np.delete(row, [3, 5, 7], axis=-1)
+    table = row if target == "v2" else row[..., FIELDS_OF_VERSION_1]
     update = jax.ffi.ffi_call(f"nadam_xla_update_{target}", like(*leaves[:3]))
     attributes = {"first_row": np.int64(0), "streams": np.int64(15)} if target == "v2" else {}
     _, mu, _ = update(table, *leaves, returns_change=np.bool_(False), **attributes)
@@ -218,7 +239,7 @@ def test_streams_that_there_are_not_are_an_error(
 @pytest.mark.parametrize("first_row", [-1, 4, 2**62])
 def test_rows_outside_of_the_table_are_an_error(first_row: int) -> None:
     operands = [f32(1, 5, K), *[x] * 8]
-    message = rf"coefficients is F32\[1,5,15\]; .* from row {first_row} on"
+    message = rf"coefficients is F32\[1,5,{K}\]; .* from row {first_row} on"
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(call(operands, like(*[x] * 6), first_row=np.int64(first_row)))
 
