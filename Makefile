@@ -15,13 +15,10 @@ ifeq ($(NVCC),)
 NVCC := $(VENV)-cuda/nvcc
 endif
 
-# The lower bounds of the extra `jax`, as pins.
-LOWEST_JAX := $(shell sed -n 's/^jax = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",' | sed 's/>=/==/g')
-# The same of `tensorflow` and `keras`, and the smaller package that the tests need.
-LOWEST_TENSORFLOW := $(shell sed -n 's/^\(tensorflow\|keras\) = \[\(.*\)\]$$/\2/p' pyproject.toml | \
-    tr -d '",' | sed 's/>=/==/g; s/^tensorflow=/tensorflow-cpu=/')
-# The extra `cuda-toolkit`.
-CUDA_TOOLKIT := $(shell sed -n 's/^cuda-toolkit = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
+# The lower bounds of extras, as pins. The tests need less than all of TensorFlow.
+LOWEST = $(shell $(PYTHON) tools/requirements.py --lowest $1)
+LOWEST_JAX = $(call LOWEST,jax)
+LOWEST_TENSORFLOW = $(patsubst tensorflow==%,tensorflow-cpu==%,$(call LOWEST,tensorflow keras))
 # Newer versions of JAX exist for Python 3.12 than for 3.11. pyenv's python3.12 is on the PATH even
 # where it does not run, so each candidate is tried.
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
@@ -151,7 +148,7 @@ $(VENV)/.with-%: $(SOURCES) | $(BIN)/python
 
 $(VENV)-cuda/nvcc: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet $(CUDA_TOOLKIT)
+	$(@D)/bin/python -m pip install --quiet $$($(PYTHON) tools/requirements.py cuda-toolkit)
 	printf '#!/bin/sh\nexec %s "$$@"\n' $(abspath $(@D))/lib/python*/site-packages/nvidia/cu*/bin/nvcc >$@
 	chmod +x $@
 
