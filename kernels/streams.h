@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/host_device.h"
+
 namespace nadam_xla {
 
 // All that a leaf may have, in the order of travel: one stream of all leaves, then the next.
@@ -13,6 +15,15 @@ enum class Stream { kParams, kGrads, kMu, kNu };
 inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu"};
 inline constexpr int kStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
 
+// The optimizer's state. Each of its streams has a result of its own, behind that of the
+// parameters.
+inline constexpr int kStates = 2;
+inline constexpr int kResults = 1 + kStates;
+
+NADAM_XLA_INLINE constexpr Stream state(const int number) {
+  return static_cast<Stream>(static_cast<int>(Stream::kMu) + number);
+}
+
 inline constexpr const char* name_of(const Stream stream) {
   return kStreamNames[static_cast<int>(stream)];
 }
@@ -20,14 +31,21 @@ inline constexpr const char* name_of(const Stream stream) {
 // The streams of one call, as the bits of a number.
 class StreamSet {
  public:
-  static constexpr StreamSet all() { return StreamSet((1 << kStreams) - 1); }
+  // Gradients and states. All others may be absent.
+  static constexpr StreamSet required() { return StreamSet(0b1110); }
+  static constexpr StreamSet with_params() { return StreamSet(0b1111); }
+  static constexpr StreamSet known() { return StreamSet((1 << kStreams) - 1); }
 
   explicit constexpr StreamSet(const std::int64_t bits) : bits_(bits) {}
 
-  constexpr bool has(const Stream stream) const { return bits_ >> static_cast<int>(stream) & 1; }
+  NADAM_XLA_INLINE constexpr bool has(const Stream stream) const {
+    return bits_ >> static_cast<int>(stream) & 1;
+  }
 
-  // The parameters may be absent, and nothing else.
-  constexpr bool is_known() const { return (bits_ | 1) == all().bits_; }
+  constexpr bool is_known() const {
+    const bool has_required = (bits_ & required().bits_) == required().bits_;
+    return has_required && bits_ >> kStreams == 0;
+  }
 
   constexpr std::size_t count() const { return number_of(bits_); }
 

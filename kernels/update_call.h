@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/host_device.h"
+#include "kernels/streams.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla {
@@ -12,25 +14,49 @@ namespace nadam_xla {
 // What the first results of a call hold.
 enum class Returns { kParams, kChange };
 
-// The seven streams of a stretch of `length` elements. An output is either the very memory of its
-// input or memory that overlaps none of the inputs.
+// The streams of a stretch of `length` elements. An output is either the very memory of its input
+// or memory that overlaps none of the inputs.
 template <typename T>
 struct Streams {
-  const T* params;  // where a call has none, its gradients: nothing reads them as parameters
-  const T* grads;
-  const T* mu;
-  const T* nu;
-  T* updated;  // the new parameters (the input: params), or their change (the input: grads)
-  T* mu_out;
-  T* nu_out;
+  const T* in[kStreams];  // of one that a call lacks, the gradients: nothing reads them as that
+  T* out[kResults];       // the new parameters, or their change (the input: grads); the new states
   std::int64_t length;
+
+  NADAM_XLA_INLINE const T* operator[](const Stream stream) const {
+    return in[static_cast<int>(stream)];
+  }
 };
 
 template <typename T>
 NADAM_XLA_INLINE Streams<T> part_of(const Streams<T>& s, const std::int64_t offset,
                                     const std::int64_t length) {
-  return {s.params + offset,  s.grads + offset,  s.mu + offset,     s.nu + offset,
-          s.updated + offset, s.mu_out + offset, s.nu_out + offset, length};
+  Streams<T> part = s;
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kStreams; ++i) part.in[i] += offset;
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kResults; ++i) part.out[i] += offset;
+  part.length = length;
+  return part;
+}
+
+// Loops over the streams would keep gcc from vectorizing the loop over the elements.
+template <typename T, std::size_t... kStream>
+NADAM_XLA_INLINE Element<T> element_of(const Streams<T>& s, const std::int64_t i,
+                                       std::index_sequence<kStream...>) {
+  return {{s.in[kStream][i]...}};
+}
+
+template <typename T, std::size_t... kState>
+NADAM_XLA_INLINE void store_states(const Streams<T>& s, const std::int64_t i, const Updated<T>& to,
+                                   std::index_sequence<kState...>) {
+  ((s.out[1 + kState][i] = to.states[kState]), ...);
+}
+
+template <Returns kReturns, typename T>
+NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
+  const Updated<T> to = update_rule(row, element_of(s, i, std::make_index_sequence<kStreams>()));
+  s.out[0][i] = kReturns == Returns::kParams ? to.params : to.change;
+  store_states(s, i, to, std::make_index_sequence<kStates>());
 }
 
 // One entry of stacks: all streams but the gradients hold `entries` of `length` elements, and the
@@ -48,8 +74,9 @@ NADAM_XLA_INLINE Streams<T> entry_of(const Streams<T>& s, const Entry& entry) {
   const std::int64_t given = *entry.index;
   const std::int64_t from_above = given < entry.entries ? given : entry.entries - 1;
   const std::int64_t offset = (from_above < 0 ? 0 : from_above) * s.length;
-  return {s.params + offset,  s.grads,           s.mu + offset,     s.nu + offset,
-          s.updated + offset, s.mu_out + offset, s.nu_out + offset, s.length};
+  Streams<T> part = part_of(s, offset, s.length);
+  part.in[static_cast<int>(Stream::kGrads)] = s[Stream::kGrads];
+  return part;
 }
 
 template <typename T>
@@ -61,7 +88,7 @@ struct UpdateCall {
   std::int64_t first_row;
   Returns returns;
   std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
-  bool has_params = true;
+  StreamSet streams = StreamSet::with_params();
   Entry entry = {};  // where it is one, `batch` is 1
 
   // The leaf's row in a batch entry's part of the table.

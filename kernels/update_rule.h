@@ -24,6 +24,7 @@
 #include <limits>
 
 #include "kernels/host_device.h"
+#include "kernels/streams.h"
 
 namespace nadam_xla {
 
@@ -57,6 +58,12 @@ struct RowFormat {
   }
 };
 
+// A limit of zero limits nothing.
+template <typename T>
+NADAM_XLA_INLINE constexpr T limit(const T given) {
+  return given == T(0) ? std::numeric_limits<T>::infinity() : given;
+}
+
 template <typename T>
 struct Row {
   T c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, learning_rate, eps, eps_root, decay, l2,
@@ -64,33 +71,37 @@ struct Row {
   bool skip, clips_infinity;
 };
 
-// A limit of zero limits nothing.
-template <typename T>
-NADAM_XLA_INLINE constexpr T limit(const T given) {
-  return given == T(0) ? std::numeric_limits<T>::infinity() : given;
-}
-
 // Without parameters nothing decays, whatever the row says.
 template <typename T>
 NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
-                                 const bool has_params) {
+                                 const StreamSet streams) {
   if (format.layout == RowLayout::kV1) {
     const bool skip = row[11] != T(0);
     return {row[0], row[1], row[2], T(1) - row[3], row[3], T(1) - row[4], row[4], T(1),
             row[5], row[6], row[7], row[8],        row[9], row[10],       skip,   false};
   }
   const auto at = [&](const int i) { return i < format.length ? row[i] : T(0); };
+  const bool has_params = streams.has(Stream::kParams);
   const T decay = has_params ? row[10] : T(0);
   const T l2 = has_params ? row[11] : T(0);
   const bool skip = at(14) != T(0);
-  return {row[0], row[1], row[2], row[3], row[4],  row[5],        row[6], row[7],
-          row[8], row[9], decay,  l2,     row[12], limit(at(13)), skip,   true};
+  Row<T> read{row[0], row[1], row[2], row[3], row[4],  row[5],        row[6], row[7],
+              row[8], row[9], decay,  l2,     row[12], limit(at(13)), skip,   true};
+  return read;
 }
+
+// One element of each stream.
+template <typename T>
+struct Element {
+  T of[kStreams];
+
+  NADAM_XLA_INLINE T operator[](const Stream stream) const { return of[static_cast<int>(stream)]; }
+};
 
 // What an element becomes; `params` is p + change.
 template <typename T>
 struct Updated {
-  T params, change, mu, nu;
+  T params, change, states[kStates];
 };
 
 NADAM_XLA_INLINE float square_root(float x) { return ::sqrtf(x); }
@@ -124,14 +135,15 @@ inline constexpr T kNoChange = -T(0);
 
 // The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
 template <typename T>
-NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, T p, T g, T m, T v) {
-  const T gradient = clamp(row, row.grad_scale * g) + product_if_on(row.l2, p);
-  const T mu = row.b1 * m + row.one_minus_b1 * gradient;
-  const T nu = row.b2 * v + row.one_minus_b2 * (gradient * gradient);
+NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of) {
+  const T p = of[Stream::kParams];
+  const T gradient = clamp(row, row.grad_scale * of[Stream::kGrads]) + product_if_on(row.l2, p);
+  const T mu = row.b1 * of[Stream::kMu] + row.one_minus_b1 * gradient;
+  const T nu = row.b2 * of[Stream::kNu] + row.one_minus_b2 * (gradient * gradient);
   const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /
                                       (square_root(row.c_v * nu + row.eps_root) + row.eps));
   const T taken = product_if_on(row.decay, p) + step;
-  return {p - taken, -taken, mu, nu};
+  return {p - taken, -taken, {mu, nu}};
 }
 
 }  // namespace nadam_xla

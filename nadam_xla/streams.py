@@ -28,8 +28,8 @@ class Streams(NamedTuple):
 
     @property
     def operands(self) -> tuple[str, ...]:
-        """The streams that are there, in the order of travel."""
-        return STREAMS if self.has_params else STREAMS[1:]
+        """The streams that are there, in the order of travel; one that may be absent has a flag."""
+        return tuple(name for name in STREAMS if getattr(self, f"has_{name}", True))
 
     @property
     def overwritten(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class Streams(NamedTuple):
     @property
     def states(self) -> tuple[str, ...]:
         """The streams of the optimizer's state."""
-        return STREAMS[2:]
+        return ("mu", "nu")
 
     def leaves(self, operands: int) -> int:
         """Of how many leaves these operands are; one operand more may be awaited by the call."""

@@ -128,8 +128,11 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
     if (index && length != 0) {
       call.entry = {&*index, static_cast<std::int64_t>(a.at(0).size()) / length};
     }
-    call.leaves.push_back({a.at(0).data(), a.at(1).data(), a.at(2).data(), a.at(3).data(),
-                           a.at(4).data(), a.at(5).data(), a.at(6).data(), length});
+    Streams<T> leaf;
+    for (int i = 0; i < kStreams; ++i) leaf.in[i] = a.at(i).data();
+    for (int i = 0; i < kResults; ++i) leaf.out[i] = a.at(kStreams + i).data();
+    leaf.length = length;
+    call.leaves.push_back(leaf);
   }
   return returns_change ? run_launches<Returns::kChange>(call)
                         : run_launches<Returns::kParams>(call);

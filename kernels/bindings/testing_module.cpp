@@ -111,16 +111,16 @@ std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, con
                                const Leaf& mu, const Leaf& nu,
                                const std::vector<std::int64_t>& chunks) {
   constexpr std::int64_t kThreads = 2;
-  const cpu::UpdateWork<float> work(
-      {coefficients.data(),
-       {RowLayout::kV2, kRowLength},
-       1,
-       1,
-       0,
-       Returns::kParams,
-       {{params.data(), grads.data(), mu.data(), nu.data(), params.data(), mu.data(), nu.data(),
-         static_cast<std::int64_t>(params.size())}}},
-      kThreads);
+  const cpu::UpdateWork<float> work({coefficients.data(),
+                                     {RowLayout::kV2, kRowLength},
+                                     1,
+                                     1,
+                                     0,
+                                     Returns::kParams,
+                                     {{{params.data(), grads.data(), mu.data(), nu.data()},
+                                       {params.data(), mu.data(), nu.data()},
+                                       static_cast<std::int64_t>(params.size())}}},
+                                    kThreads);
   for (const std::int64_t chunk : chunks) work.run(chunk);
   return work.chunks();
 }

@@ -20,7 +20,7 @@ void UpdateWork<T>::run(const std::int64_t chunk) const {
     const Streams<T>& streams = call_.leaves[leaf];
     const std::int64_t row = entry * call_.rows + call_.row_of(leaf);
     const T* const coefficients = call_.coefficients + row * call_.format.length;
-    loop_(read_row(coefficients, call_.format, call_.has_params),
+    loop_(read_row(coefficients, call_.format, call_.streams),
           part_of(streams, entry * streams.length + begin, length), call_.returns);
   });
 }

@@ -22,12 +22,11 @@ void copy(const T* from, T* to, std::int64_t length) {
 template <typename T>
 void skip(const Streams<T>& s, Returns returns) {
   if (returns == Returns::kParams) {
-    copy(s.params, s.updated, s.length);
+    copy(s[Stream::kParams], s.out[0], s.length);
   } else {
-    for (std::int64_t i = 0; i < s.length; ++i) s.updated[i] = kNoChange<T>;
+    for (std::int64_t i = 0; i < s.length; ++i) s.out[0][i] = kNoChange<T>;
   }
-  copy(s.mu, s.mu_out, s.length);
-  copy(s.nu, s.nu_out, s.length);
+  for (int i = 0; i < kStates; ++i) copy(s[state(i)], s.out[1 + i], s.length);
 }
 
 template <typename T, Returns kReturns>
@@ -36,12 +35,7 @@ NADAM_XLA_INLINE void update_elements(const Row<T>& row, const Streams<T>& s,
   // An output may be its own input, so the compiler cannot prove the iterations independent; they
   // are, and without this promise it emits scalar code, three times slower.
 #pragma omp simd
-  for (std::int64_t i = begin; i < end; ++i) {
-    const Updated<T> to = update_rule(row, s.params[i], s.grads[i], s.mu[i], s.nu[i]);
-    s.updated[i] = kReturns == Returns::kParams ? to.params : to.change;
-    s.mu_out[i] = to.mu;
-    s.nu_out[i] = to.nu;
-  }
+  for (std::int64_t i = begin; i < end; ++i) update_element<kReturns>(row, s, i);
 }
 
 // Past the end of a stretch this asks for memory that may not be there, which is no fault.
@@ -59,10 +53,7 @@ void update(const Row<T>& given, const Streams<T>& streams) {
   std::int64_t i = 0;
   for (; i + kBlock <= s.length; i += kBlock) {
     const std::int64_t ahead = i + kPrefetchBytes / static_cast<std::int64_t>(sizeof(T));
-    prefetch_block(s.params + ahead);
-    prefetch_block(s.grads + ahead);
-    prefetch_block(s.mu + ahead);
-    prefetch_block(s.nu + ahead);
+    for (const T* const stream : s.in) prefetch_block(stream + ahead);
     update_elements<T, kReturns>(row, s, i, i + kBlock);
   }
   update_elements<T, kReturns>(row, s, i, s.length);

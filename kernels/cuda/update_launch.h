@@ -32,7 +32,7 @@ template <typename T, std::size_t kCapacity>
 struct UpdateLaunch {
   const T* coefficients;  // [batch][rows][format.length]
   RowFormat format;
-  bool has_params;
+  StreamSet streams = StreamSet::with_params();
   std::int64_t batch;
   std::int64_t rows;
   Entry entry;
@@ -68,7 +68,7 @@ UpdateLaunch<T, kCapacity> launch_of(const UpdateCall<T>& call, const PlannedLau
   UpdateLaunch<T, kCapacity> launch;
   launch.coefficients = call.coefficients;
   launch.format = call.format;
-  launch.has_params = call.has_params;
+  launch.streams = call.streams;
   launch.batch = call.batch;
   launch.rows = call.rows;
   launch.entry = call.entry;
@@ -88,20 +88,17 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
                                    const std::int32_t count, const std::int32_t lane) {
   constexpr int kPack = kWidest<T>;
   for (std::int32_t first = lane; first < count; first += kWarp * kUpdateUnroll) {
-    Pack<T, kPack> p[kUpdateUnroll];
-    Pack<T, kPack> g[kUpdateUnroll];
-    Pack<T, kPack> m[kUpdateUnroll];
-    Pack<T, kPack> v[kUpdateUnroll];
+    Pack<T, kPack> packs[kUpdateUnroll][kStreams];
     // All loads come before the first use: what is in flight together hides the memory's latency.
     NADAM_XLA_UNROLL
     for (int u = 0; u < kUpdateUnroll; ++u) {
       const std::int32_t pack = first + u * kWarp;
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
-        p[u] = load<kPack>(s.params + i);
-        g[u] = load<kPack>(s.grads + i);
-        m[u] = load<kPack>(s.mu + i);
-        v[u] = load<kPack>(s.nu + i);
+        NADAM_XLA_UNROLL
+        for (int stream = 0; stream < kStreams; ++stream) {
+          packs[u][stream] = load<kPack>(s.in[stream] + i);
+        }
       }
     }
     NADAM_XLA_UNROLL
@@ -109,27 +106,24 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
       const std::int32_t pack = first + u * kWarp;
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
+        Pack<T, kPack> results[kResults];
         NADAM_XLA_UNROLL
         for (int k = 0; k < kPack; ++k) {
-          const Updated<T> to = update_rule(row, p[u].at[k], g[u].at[k], m[u].at[k], v[u].at[k]);
-          p[u].at[k] = kReturns == Returns::kParams ? to.params : to.change;
-          m[u].at[k] = to.mu;
-          v[u].at[k] = to.nu;
+          Element<T> element;
+          NADAM_XLA_UNROLL
+          for (int stream = 0; stream < kStreams; ++stream) {
+            element.of[stream] = packs[u][stream].at[k];
+          }
+          const Updated<T> to = update_rule(row, element);
+          results[0].at[k] = kReturns == Returns::kParams ? to.params : to.change;
+          NADAM_XLA_UNROLL
+          for (int which = 0; which < kStates; ++which) results[1 + which].at[k] = to.states[which];
         }
-        store(s.updated + i, p[u]);
-        store(s.mu_out + i, m[u]);
-        store(s.nu_out + i, v[u]);
+        NADAM_XLA_UNROLL
+        for (int result = 0; result < kResults; ++result) store(s.out[result] + i, results[result]);
       }
     }
   }
-}
-
-template <Returns kReturns, typename T>
-NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
-  const Updated<T> to = update_rule(row, s.params[i], s.grads[i], s.mu[i], s.nu[i]);
-  s.updated[i] = kReturns == Returns::kParams ? to.params : to.change;
-  s.mu_out[i] = to.mu;
-  s.nu_out[i] = to.nu;
 }
 
 // Updates the elements before and after the packs.
@@ -145,19 +139,25 @@ NADAM_XLA_INLINE void update_rest(const Row<T>& row, const Streams<T>& s, const 
 template <Returns kReturns, typename T>
 NADAM_XLA_INLINE void skip(const Streams<T>& s, const std::int32_t lane) {
   for (std::int64_t i = lane; i < s.length; i += kWarp) {
-    if (kReturns == Returns::kChange) s.updated[i] = kNoChange<T>;
-    if (kReturns == Returns::kParams && s.updated != s.params) s.updated[i] = s.params[i];
-    if (s.mu_out != s.mu) s.mu_out[i] = s.mu[i];
-    if (s.nu_out != s.nu) s.nu_out[i] = s.nu[i];
+    const T* const params = s[Stream::kParams];
+    if (kReturns == Returns::kChange) s.out[0][i] = kNoChange<T>;
+    if (kReturns == Returns::kParams && s.out[0] != params) s.out[0][i] = params[i];
+    NADAM_XLA_UNROLL
+    for (int k = 0; k < kStates; ++k) {
+      const T* const before = s[state(k)];
+      if (s.out[1 + k] != before) s.out[1 + k][i] = before[i];
+    }
   }
 }
 
 template <typename T>
 NADAM_XLA_INLINE PackedParts parts_of(const Streams<T>& s, const std::int32_t length) {
-  const std::int32_t misaligned = misalignment(s.params);
-  const bool alike = misalignment(s.grads) == misaligned && misalignment(s.mu) == misaligned &&
-                     misalignment(s.nu) == misaligned && misalignment(s.updated) == misaligned &&
-                     misalignment(s.mu_out) == misaligned && misalignment(s.nu_out) == misaligned;
+  const std::int32_t misaligned = misalignment(s.in[0]);
+  bool alike = true;
+  NADAM_XLA_UNROLL
+  for (int i = 1; i < kStreams; ++i) alike = alike && misalignment(s.in[i]) == misaligned;
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kResults; ++i) alike = alike && misalignment(s.out[i]) == misaligned;
   return alike ? packed_parts<T>(misaligned, length) : PackedParts{length, 0, 0};
 }
 
@@ -165,8 +165,7 @@ template <typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, kCapacity>& launch, const UpdateLeaf<T>& leaf,
                                const std::int64_t entry) {
   const std::int64_t row = entry * launch.rows + leaf.row;
-  return read_row(launch.coefficients + row * launch.format.length, launch.format,
-                  launch.has_params);
+  return read_row(launch.coefficients + row * launch.format.length, launch.format, launch.streams);
 }
 
 // An entry's call returns parameters. (To ask for it in the others would cost them registers.)

@@ -41,7 +41,7 @@ Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
                 const RemainingArgs leaves, const RemainingRets results,
                 const bool returns_change) {
   return update(threads, coefficients, leaves, results,
-                {RowLayout::kV1, StreamSet::all(), returns_change, 0});
+                {RowLayout::kV1, StreamSet::with_params(), returns_change, 0});
 }
 
 Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,

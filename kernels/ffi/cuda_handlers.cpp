@@ -35,7 +35,7 @@ Error update(cudaStream_t stream, const AnyBuffer& coefficients, const Remaining
 Error update_v1(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
                 const RemainingRets results, const bool returns_change) {
   return update(stream, coefficients, leaves, results,
-                {RowLayout::kV1, StreamSet::all(), returns_change, 0});
+                {RowLayout::kV1, StreamSet::with_params(), returns_change, 0});
 }
 
 Error update_v2(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,

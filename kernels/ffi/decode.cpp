@@ -54,13 +54,20 @@ class Results : public xla::ffi::RemainingRets {
   }
 };
 
+// Of an operand, the stream's name; of a result too, with a word before it.
+struct Group {
+  const char* name;
+  bool is_result = false;
+};
+
 struct BufferName {
-  const char* group;
+  Group group;
   std::size_t leaf;
 };
 
 std::ostream& operator<<(std::ostream& out, const BufferName& name) {
-  return out << name.group << '[' << name.leaf << ']';
+  return out << (name.group.is_result ? "result " : "") << name.group.name << '[' << name.leaf
+             << ']';
 }
 
 // The shape that all buffers of one leaf share, which is that of its first one.
@@ -71,15 +78,15 @@ struct LeafShape {
   Dimensions dimensions;
 };
 
-[[noreturn]] void refuse_shape(const LeafShape& expected, const char* group,
+[[noreturn]] void refuse_shape(const LeafShape& expected, const Group group,
                                const AnyBuffer& buffer) {
   refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
          to_string(buffer.dimensions()), "; it must be ", expected.type,
          to_string(expected.dimensions), " like ",
-         BufferName{expected.first_stream, expected.leaf});
+         BufferName{{expected.first_stream}, expected.leaf});
 }
 
-inline void check_same_shape(const LeafShape& expected, const char* group,
+inline void check_same_shape(const LeafShape& expected, const Group group,
                              const AnyBuffer& buffer) {
   const Dimensions dimensions = buffer.dimensions();
   bool same =
@@ -102,8 +109,9 @@ std::string names_of(const StreamSet streams) {
 
 void check_streams(const UpdateAttributes& attributes) {
   if (!attributes.streams.is_known()) {
-    refuse("the attribute streams has unknown bits, or lacks some: it must be that of ",
-           names_of(StreamSet::all()), ", with or without params");
+    refuse("the attribute streams has unknown bits, or lacks some: there are ",
+           names_of(StreamSet::known()), ", of which ", names_of(StreamSet::required()),
+           " must be there");
   }
   if (!attributes.streams.has(Stream::kParams) && !attributes.returns_change) {
     refuse("returns_change is false; it must be true where streams lacks params");
@@ -154,11 +162,16 @@ std::int64_t elements_of_entry(const Dimensions& dimensions, std::int64_t batch)
 // The elements of one batch entry of a leaf of the update.
 std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
-    refuse(BufferName{shape.first_stream, shape.leaf}, " is ", shape.type,
+    refuse(BufferName{{shape.first_stream}, shape.leaf}, " is ", shape.type,
            to_string(shape.dimensions), "; its first axis must be the batch of ", batch,
            " that coefficients has");
   }
   return elements_of_entry(shape.dimensions, batch);
+}
+
+// The stream whose new values, or whose change, a result holds.
+constexpr Stream stream_of_result(const int result) {
+  return result == 0 ? Stream::kParams : state(result - 1);
 }
 
 // The call without its leaves.
@@ -168,10 +181,9 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
                            const xla::ffi::RemainingRets& results) {
   const StreamSet streams = attributes.streams;
   check_streams(attributes);
-  constexpr std::size_t kResultGroups = 3;
   const std::size_t n = leaves.size() / streams.count();
   const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
-  if (leaves.size() % streams.count() > most_left_over || results.size() != kResultGroups * n) {
+  if (leaves.size() % streams.count() > most_left_over || results.size() != kResults * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
            " results; n leaves need ", streams.count(), " n (", names_of(streams),
            ") and 3 n (params, mu, nu)");
@@ -184,7 +196,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   call.rows = table.rows;
   call.first_row = attributes.first_row;
   call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
-  call.has_params = streams.has(Stream::kParams);
+  call.streams = streams;
   call.leaves.reserve(n);
   return call;
 }
@@ -201,7 +213,7 @@ Entry check_entry(const AnyBuffer& index, const Dimensions& stack) {
 }
 
 // Checks that a stack has so many entries, each of the shape of its gradients.
-void check_stack(const LeafShape& grads, const std::int64_t entries, const char* group,
+void check_stack(const LeafShape& grads, const std::int64_t entries, const Group group,
                  const AnyBuffer& buffer) {
   const Dimensions dimensions = buffer.dimensions();
   bool fits = buffer.element_type() == grads.type &&
@@ -212,7 +224,8 @@ void check_stack(const LeafShape& grads, const std::int64_t entries, const char*
   if (!fits) {
     refuse(BufferName{group, grads.leaf}, " is ", buffer.element_type(), to_string(dimensions),
            "; it must be a stack of ", entries, " entries, each ", grads.type,
-           to_string(grads.dimensions), " like ", BufferName{"grads", grads.leaf});
+           to_string(grads.dimensions), " like ",
+           BufferName{{name_of(Stream::kGrads)}, grads.leaf});
   }
 }
 
@@ -227,24 +240,27 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
   const std::size_t n = leaves.size() / streams.count();
   const Operands operands(leaves);
   const Results outputs(results);
-  const char* const first_stream = name_of(call.has_params ? Stream::kParams : Stream::kGrads);
+  const char* const first_stream =
+      name_of(streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads);
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
     const LeafShape shape{leaf, data_type<T>(), first_stream, operands[leaf].dimensions()};
     const auto input = [&](const Stream stream) {
       const AnyBuffer buffer = operands[streams.place(stream) * n + leaf];
-      check_same_shape(shape, name_of(stream), buffer);
+      check_same_shape(shape, {name_of(stream)}, buffer);
       return static_cast<const T*>(buffer.untyped_data());
     };
-    const auto output = [&](const char* group, const AnyBuffer& buffer) {
-      check_same_shape(shape, group, buffer);
-      return static_cast<T*>(buffer.untyped_data());
-    };
-    const T* const grads = input(Stream::kGrads);
-    call.leaves.push_back(
-        {call.has_params ? input(Stream::kParams) : grads, grads, input(Stream::kMu),
-         input(Stream::kNu), output("result params", outputs[leaf]),
-         output("result mu", outputs[n + leaf]), output("result nu", outputs[2 * n + leaf]),
-         entry_length(shape, call.batch)});
+    Streams<T> of_leaf;
+    of_leaf.length = entry_length(shape, call.batch);
+    for (int i = 0; i < kStreams; ++i) {
+      const auto stream = static_cast<Stream>(i);
+      of_leaf.in[i] = input(streams.has(stream) ? stream : Stream::kGrads);
+    }
+    for (int i = 0; i < kResults; ++i) {
+      const AnyBuffer buffer = outputs[i * n + leaf];
+      check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffer);
+      of_leaf.out[i] = static_cast<T*>(buffer.untyped_data());
+    }
+    call.leaves.push_back(of_leaf);
   }
   return call;
 }
@@ -254,34 +270,36 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
                                   const AnyBuffer& coefficients,
                                   const xla::ffi::RemainingArgs& leaves,
                                   const xla::ffi::RemainingRets& results) {
-  constexpr StreamSet kStreams = StreamSet::all();
-  const UpdateAttributes attributes{RowLayout::kV2, kStreams, false, first_row};
+  constexpr StreamSet streams = StreamSet::with_params();
+  const UpdateAttributes attributes{RowLayout::kV2, streams, false, first_row};
   UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
-  const std::size_t n = leaves.size() / kStreams.count();
+  const std::size_t n = leaves.size() / streams.count();
   if (call.batch != 1) refuse("coefficients has a batch of ", call.batch, "; it must be 1");
   if (n == 0) return call;
   const Operands operands(leaves);
   const Results outputs(results);
   call.entry = check_entry(index, operands[0].dimensions());
   for (std::size_t leaf = 0; leaf < n; ++leaf) {
-    const AnyBuffer grads = operands[kStreams.place(Stream::kGrads) * n + leaf];
+    const AnyBuffer grads = operands[streams.place(Stream::kGrads) * n + leaf];
     const LeafShape shape{leaf, data_type<T>(), name_of(Stream::kGrads), grads.dimensions()};
-    check_same_shape(shape, name_of(Stream::kGrads), grads);
-    const auto stack = [&](const Stream stream, const AnyBuffer& result) {
-      const AnyBuffer buffer = operands[kStreams.place(stream) * n + leaf];
-      check_stack(shape, call.entry.entries, name_of(stream), buffer);
-      check_stack(shape, call.entry.entries, "result", result);
+    check_same_shape(shape, {name_of(Stream::kGrads)}, grads);
+    Streams<T> of_leaf;
+    of_leaf.length = elements_of(shape.dimensions);
+    of_leaf.in[static_cast<int>(Stream::kGrads)] = static_cast<const T*>(grads.untyped_data());
+    for (int i = 0; i < kResults; ++i) {
+      const Stream stream = stream_of_result(i);
+      const AnyBuffer stack = operands[streams.place(stream) * n + leaf];
+      const AnyBuffer result = outputs[i * n + leaf];
+      check_stack(shape, call.entry.entries, {name_of(stream)}, stack);
+      check_stack(shape, call.entry.entries, {name_of(stream), true}, result);
       // Else the other entries would have to be copied.
-      if (result.untyped_data() != buffer.untyped_data()) {
-        refuse("the result of ", BufferName{name_of(stream), leaf}, " is not in its memory");
+      if (result.untyped_data() != stack.untyped_data()) {
+        refuse("the result of ", BufferName{{name_of(stream)}, leaf}, " is not in its memory");
       }
-      return static_cast<T*>(result.untyped_data());
-    };
-    T* const params = stack(Stream::kParams, outputs[leaf]);
-    T* const mu = stack(Stream::kMu, outputs[n + leaf]);
-    T* const nu = stack(Stream::kNu, outputs[2 * n + leaf]);
-    call.leaves.push_back({params, static_cast<const T*>(grads.untyped_data()), mu, nu, params, mu,
-                           nu, elements_of(shape.dimensions)});
+      of_leaf.out[i] = static_cast<T*>(result.untyped_data());
+      of_leaf.in[static_cast<int>(stream)] = of_leaf.out[i];
+    }
+    call.leaves.push_back(of_leaf);
   }
   return call;
 }

@@ -67,11 +67,9 @@ def _reference(
     coefficients: jax.Array | Coefficients, dtype: Any, leaves: Sequence[Any], streams: Streams
 ) -> list[jax.Array]:
     wide = streams.by_name([x.astype(computed_dtype(x.dtype, dtype)) for x in leaves])
-    grads, mu, nu = wide["grads"], wide["mu"], wide["nu"]
-    params = wide["params"] if streams.has_params else [jnp.zeros_like(grad) for grad in grads]
-    results = update_reference(
-        coefficients, params, grads, mu, nu, returns_change=streams.returns_change
-    )
+    if not streams.has_params:
+        wide["params"] = [jnp.zeros_like(grad) for grad in wide["grads"]]
+    results = update_reference(coefficients, wide, returns_change=streams.returns_change)
     dtypes = dtypes_of_results(leaves, streams)
     return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
 

@@ -3,73 +3,71 @@
 It serves the platforms that have no kernel, and it is what gets differentiated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.dtypes import is_complex
+from nadam_xla.streams import Streams
+
+Leaf: TypeAlias = Mapping[str, jax.Array]
+"""Of each stream the leaf's array."""
 
 
 def update_reference(
     coefficients: jax.Array | Coefficients,
-    params: Sequence[jax.Array],
-    grads: Sequence[jax.Array],
-    mu: Sequence[jax.Array],
-    nu: Sequence[jax.Array],
+    given: Mapping[str, Sequence[jax.Array]],
     *,
     returns_change: bool,
 ) -> list[jax.Array]:
-    """The primitive's meaning: its operands, and its results in the order that it returns them.
+    """The primitive's meaning: the results in the order in which it returns them.
 
-    In the place of the table there may be one row for all, of scalars or of Python's numbers: of
-    these a term that is off is left out.
+    Args:
+        coefficients: the table; or one row for all, of scalars or of Python's numbers: of these a
+            term that is off is left out.
+        given: the arrays of each stream, all of one dtype.
+        returns_change: whether the first results are the change of the parameters.
     """
-    leaves = [
-        _update_leaf(_row_of(coefficients, leaf, p), p, g, m, v, returns_change)
-        for leaf, (p, g, m, v) in enumerate(zip(params, grads, mu, nu, strict=True))
+    leaves = [dict(zip(given, leaf, strict=True)) for leaf in zip(*given.values(), strict=True)]
+    updated = [
+        _update_leaf(_row_of(coefficients, i, leaf["grads"]), leaf, returns_change)
+        for i, leaf in enumerate(leaves)
     ]
-    return [result for group in zip(*leaves, strict=True) for result in group]
+    return [result for group in zip(*updated, strict=True) for result in group]
 
 
-def _row_of(coefficients: jax.Array | Coefficients, leaf: int, params: jax.Array) -> Coefficients:
+def _row_of(coefficients: jax.Array | Coefficients, leaf: int, grad: jax.Array) -> Coefficients:
     """The leaf's row, each coefficient shaped to broadcast along the leaf's batch axis."""
     if isinstance(coefficients, Coefficients):
         return coefficients
     batch, rows, _ = coefficients.shape
     row = coefficients[:, leaf if rows > 1 else 0]
-    shape = (batch,) + (1,) * (params.ndim - 1) if batch != 1 else ()
+    shape = (batch,) + (1,) * (grad.ndim - 1) if batch != 1 else ()
     return Coefficients(*(row[:, i].reshape(shape) for i in range(len(Coefficients._fields))))
 
 
-def _update_leaf(
-    row: Coefficients,
-    p: jax.Array,
-    g: jax.Array,
-    m: jax.Array,
-    v: jax.Array,
-    returns_change: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _update_leaf(row: Coefficients, leaf: Leaf, returns_change: bool) -> list[jax.Array]:
+    """The new parameter, or its change, and the new states."""
     if _is_off(row.skip):
-        new_p, change, mu, nu = _rule(row, p, g, m, v)
-        return change if returns_change else new_p, mu, nu
+        new_p, change, *states = _rule(row, leaf)
+        return [change if returns_change else new_p, *states]
     skip = row.skip != 0
     # What is skipped is computed of ones: of an infinite gradient its derivative would be NaN.
-    given = jax.tree.map(lambda x: jnp.where(skip, jnp.ones_like(x), x), (row, p, g, m, v))
-    new_p, change, mu, nu = _rule(*given)
-    updated, unchanged = (change, jnp.full_like(p, -0.0)) if returns_change else (new_p, p)
-    return (
-        jnp.where(skip, unchanged, updated),
-        jnp.where(skip, m, mu),
-        jnp.where(skip, v, nu),
-    )
+    given = jax.tree.map(lambda x: jnp.where(skip, jnp.ones_like(x), x), (row, leaf))
+    new_p, change, *states = _rule(*given)
+    p = leaf["params"]
+    first, unchanged = (change, jnp.full_like(p, -0.0)) if returns_change else (new_p, p)
+    before = [leaf[name] for name in Streams().states]
+    pairs = zip([unchanged, *before], [first, *states], strict=True)
+    return [jnp.where(skip, *pair) for pair in pairs]
 
 
-def _rule(
-    row: Coefficients, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The new parameter, its change, and the new moments."""
+def _rule(row: Coefficients, leaf: Leaf) -> list[jax.Array]:
+    """The new parameter, its change, and the new states."""
+    p, g, m, v = (leaf[name] for name in ("params", "grads", "mu", "nu"))
     gradient = _clamped(row.grad_scale * g, row.clip_value)
     if not _is_off(row.l2):
         gradient += _product_if_on(row.l2, p)
@@ -80,7 +78,7 @@ def _rule(
         (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
     taken = step if _is_off(row.decay) else _product_if_on(row.decay, p) + step
-    return p - taken, -taken, mu, nu
+    return [p - taken, -taken, mu, nu]
 
 
 def _is_off(coefficient: jax.Array | float) -> bool:

@@ -9,7 +9,7 @@ from nadam_xla import targets
 from nadam_xla.calls import by_compute_dtype, full_calls
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.program_order import PlannedCall
-from nadam_xla.streams import STREAMS, Streams
+from nadam_xla.streams import Streams
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
 from nadam_xla.tensorflow.early_calls import planned_calls
@@ -50,7 +50,7 @@ def nadam_update(
             coefficient is neither a scalar nor such a vector.
     """
     runtime.check_available()
-    groups = dict(zip(STREAMS, (params, grads, mu, nu), strict=True))
+    groups = dict(zip(Streams().operands, (params, grads, mu, nu), strict=True))
     tensors = {name: [tf.convert_to_tensor(x) for x in group] for name, group in groups.items()}
     _check(tensors)
     results: list[Any] = [None] * len(params)

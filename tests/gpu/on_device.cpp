@@ -28,6 +28,7 @@ using nadam_xla::Row;
 using nadam_xla::RowFormat;
 using nadam_xla::RowLayout;
 using nadam_xla::Streams;
+using nadam_xla::StreamSet;
 using nadam_xla::SumSquaresCall;
 using nadam_xla::UpdateCall;
 using nadam_xla::Updated;
@@ -183,7 +184,7 @@ class Update {
         at[5] = at[2];
         at[6] = at[3];
       }
-      call_.leaves.push_back({at[0], at[1], at[2], at[3], at[4], at[5], at[6], length});
+      call_.leaves.push_back({{at[0], at[1], at[2], at[3]}, {at[4], at[5], at[6]}, length});
     }
   }
 
@@ -238,13 +239,14 @@ class Update {
     std::vector<std::vector<T>> outputs(kOutputs);
     for (std::int64_t k = 0; k < options_.batch * length; ++k) {
       const std::int64_t row = k / length * rows_ + (rows_ == 1 ? 0 : leaf);
-      const Row<T> coefficients = nadam_xla::read_row(&table[row * kFormat.length], kFormat, true);
-      const T p = inputs[0][k], m = inputs[2][k], v = inputs[3][k];
-      Updated<T> to{p, T(0), m, v};
-      if (!options_.skip) to = nadam_xla::update_rule(coefficients, p, inputs[1][k], m, v);
+      const Row<T> coefficients =
+          nadam_xla::read_row(&table[row * kFormat.length], kFormat, StreamSet::with_params());
+      const T p = inputs[0][k], g = inputs[1][k], m = inputs[2][k], v = inputs[3][k];
+      Updated<T> to{p, T(0), {m, v}};
+      if (!options_.skip) to = nadam_xla::update_rule(coefficients, {p, g, m, v});
       outputs[0].push_back(options_.returns == Returns::kParams ? to.params : to.change);
-      outputs[1].push_back(to.mu);
-      outputs[2].push_back(to.nu);
+      outputs[1].push_back(to.states[0]);
+      outputs[2].push_back(to.states[1]);
     }
     expected_.push_back(std::move(outputs));
   }

@@ -14,6 +14,7 @@ from x64 import enable_x64
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam_update
 from nadam_xla.jax.reference import update_reference
+from nadam_xla.streams import Streams
 
 SHAPES = st.lists(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=17), max_size=5)
 
@@ -106,8 +107,8 @@ def test_nan_passes_the_clamp_and_a_skipped_step_changes_nothing(platform: str) 
         if platform == "kernel":
             return list(nadam_update(row, *leaf, returns="change" if change else "params"))
         table = jnp.stack([jnp.float32(c) for c in row])[None, None]
-        groups = ([jnp.asarray(x)] for x in leaf)
-        return update_reference(table, *groups, returns_change=change)
+        given = {name: [jnp.asarray(x)] for name, x in zip(Streams().operands, leaf, strict=True)}
+        return update_reference(table, given, returns_change=change)
 
     leaf = (np.ones(4, np.float32), BAD, np.full(4, np.nan, np.float32), np.ones(4, np.float32))
     clamped = Coefficients(1.0, 1.0, 1.0, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8, clip_value=0.5)
@@ -131,7 +132,8 @@ def test_the_reference_rule_equals_the_kernel_to_rounding() -> None:
         groups = [[jnp.asarray(x) for x in g] for g in leaves_of(rng, shapes, "float32")]
         table = oracle.rows(rng, (batch, rows), "float32")
         for change in (False, True):
-            reference = update_reference(jnp.asarray(table), *groups, returns_change=change)
+            given = dict(zip(Streams().operands, groups, strict=True))
+            reference = update_reference(jnp.asarray(table), given, returns_change=change)
             results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in reference]
             kernel = jax.ffi.ffi_call("nadam_xla_update_v2", results)(
                 table,
