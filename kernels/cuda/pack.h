@@ -18,6 +18,13 @@ struct alignas(kElements * sizeof(T)) Pack {
   T at[kElements];
 } __attribute__((may_alias));
 
+// Says that the address is in the device's memory: nvcc does not see it of one from an array.
+NADAM_XLA_INLINE void assume_global([[maybe_unused]] const void* const address) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(address));
+#endif
+}
+
 // The address must be a multiple of the pack's size.
 template <int kElements, typename T>
 NADAM_XLA_INLINE Pack<T, kElements> load(const T* const from) {

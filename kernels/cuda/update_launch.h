@@ -172,8 +172,13 @@ NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, kCapacity>& launch, const U
 template <Returns kReturns, typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE Streams<T> streams_of(const UpdateLaunch<T, kCapacity>& launch,
                                        const UpdateLeaf<T>& leaf) {
-  if constexpr (kReturns == Returns::kChange) return leaf.streams;
-  return entry_of(leaf.streams, launch.entry);
+  Streams<T> streams = leaf.streams;
+  if constexpr (kReturns == Returns::kParams) streams = entry_of(streams, launch.entry);
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kStreams; ++i) assume_global(streams.in[i]);
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kResults; ++i) assume_global(streams.out[i]);
+  return streams;
 }
 
 // A tile of one entry.
