@@ -24,6 +24,11 @@ NADAM_XLA_INLINE constexpr Stream state(const int number) {
   return static_cast<Stream>(static_cast<int>(Stream::kMu) + number);
 }
 
+// The stream whose new values, or whose change, a result holds.
+NADAM_XLA_INLINE constexpr Stream stream_of_result(const int result) {
+  return result == 0 ? Stream::kParams : state(result - 1);
+}
+
 inline constexpr const char* name_of(const Stream stream) {
   return kStreamNames[static_cast<int>(stream)];
 }

@@ -59,9 +59,9 @@ NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, con
   store_states(s, i, to, std::make_index_sequence<kStates>());
 }
 
-// One entry of stacks: all streams but the gradients hold `entries` of `length` elements, and the
-// entry that is updated stands in the memory of the device. One that is out of range is the nearest
-// that is not, as XLA's slices have it.
+// One entry of stacks: the streams that have results hold `entries` of `length` elements, all
+// others one, and the entry that is updated stands in the memory of the device. One that is out of
+// range is the nearest that is not, as XLA's slices have it.
 struct Entry {
   const std::int32_t* index = nullptr;  // null: the streams are no stacks
   std::int64_t entries = 1;
@@ -74,8 +74,12 @@ NADAM_XLA_INLINE Streams<T> entry_of(const Streams<T>& s, const Entry& entry) {
   const std::int64_t given = *entry.index;
   const std::int64_t from_above = given < entry.entries ? given : entry.entries - 1;
   const std::int64_t offset = (from_above < 0 ? 0 : from_above) * s.length;
-  Streams<T> part = part_of(s, offset, s.length);
-  part.in[static_cast<int>(Stream::kGrads)] = s[Stream::kGrads];
+  Streams<T> part = s;
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kResults; ++i) {
+    part.in[static_cast<int>(stream_of_result(i))] += offset;
+    part.out[i] += offset;
+  }
   return part;
 }
 

@@ -169,11 +169,6 @@ std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   return elements_of_entry(shape.dimensions, batch);
 }
 
-// The stream whose new values, or whose change, a result holds.
-constexpr Stream stream_of_result(const int result) {
-  return result == 0 ? Stream::kParams : state(result - 1);
-}
-
 // The call without its leaves.
 template <typename T>
 UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
@@ -285,7 +280,7 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
     check_same_shape(shape, {name_of(Stream::kGrads)}, grads);
     Streams<T> of_leaf;
     of_leaf.length = elements_of(shape.dimensions);
-    of_leaf.in[static_cast<int>(Stream::kGrads)] = static_cast<const T*>(grads.untyped_data());
+    for (const T*& stream : of_leaf.in) stream = static_cast<const T*>(grads.untyped_data());
     for (int i = 0; i < kResults; ++i) {
       const Stream stream = stream_of_result(i);
       const AnyBuffer stack = operands[streams.place(stream) * n + leaf];
