@@ -73,18 +73,21 @@ def nadam(
             parameters, float32 for all other real ones, and for complex ones the complex dtypes of
             these.
         nesterov: False makes it Adam (Kingma & Ba 2015).
-        momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise the momentum of
-            step t is ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
+        momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise it is not
+            negative, and the momentum of step t, counted from 1, is
+            ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
         l2: this times the parameter is added to its gradient, which is what PyTorch calls
             ``weight_decay``; a number, a scalar array or a schedule. None: nothing.
-        mask: which leaves ``l2`` acts on, as in :func:`nadamw`; None: all.
+        mask: which leaves ``l2`` acts on: a tree of booleans with the structure of the parameters
+            or a prefix of it, or a function that makes one from the parameters; None: all.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``; ``mask`` without ``l2``.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, or ``b2`` a bfloat16, in which
-            0.999 is 1.
+            without ``nesterov``; ``mask`` without ``l2``; from ``init`` and the steps also where
+            the mask does not fit the parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
+            bfloat16, in which 0.999 is 1.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -125,26 +128,47 @@ def nadamw(
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    It takes the place of ``optax.nadamw``: each step also takes ``learning_rate * weight_decay``
-    times the parameter away from it.
+    It takes the place of ``optax.nadamw`` and equals it to rounding: each step also takes
+    ``learning_rate * weight_decay`` times the parameter away from it, in the same pass. The moments
+    of parameters narrower than float32 are kept in float32.
+
+    Every number may also be a traced scalar: another value of it never recompiles the step.
 
     Args:
-        learning_rate: as in :func:`nadam`.
-        b1: as in :func:`nadam`.
-        b2: as in :func:`nadam`.
-        eps: as in :func:`nadam`.
-        eps_root: as in :func:`nadam`.
-        mu_dtype: as in :func:`nadam`.
-        weight_decay: a number, a scalar array or a schedule.
+        learning_rate: a number, a scalar array, or an optax schedule, called with the number of the
+            steps taken before. One below zero ascends.
+        b1: the decay rate of the first moment, in [0, 1).
+        b2: the decay rate of the second moment, in [0, 1).
+        eps: added to the denominator, outside the square root; not negative.
+        eps_root: added inside the square root; not negative. Where it and a second moment are zero,
+            the derivative of their root is taken to be zero.
+        mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
+            parameters, float32 for all other real ones, and for complex ones the complex dtypes of
+            these.
+        weight_decay: a number, a scalar array, or an optax schedule, called with the number of the
+            steps taken before. One below zero makes parameters grow.
         mask: which leaves decay: a tree of booleans with the structure of the parameters or a
             prefix of it, or a function that makes one from the parameters; None: all.
-        nesterov: as in :func:`nadam`.
-        momentum_decay: as in :func:`nadam`.
+        nesterov: False makes it AdamW.
+        momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise it is not
+            negative, and the momentum of step t, counted from 1, is
+            ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
+            ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
 
     Raises:
-        ValueError: as in :func:`nadam`; from ``init`` and the steps also where the mask does not
-            fit the parameters.
-        TypeError: as in :func:`nadam`; also where a leaf of the mask is not a boolean.
+        ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
+            without ``nesterov``; from ``init`` and the steps also where the mask does not fit the
+            parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
+            bfloat16, in which 0.999 is 1; from ``init`` and the steps also where a leaf of the mask is not a boolean.
+
+    Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
+    shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
+    that is not a :class:`NadamState`; the message names the leaf by its path. ``update`` without
+    parameters raises ``ValueError``, for the decay needs them.
+
+    Complex leaves are updated by XLA's own operations, not by the kernel. As in optax, the second
+    moment is that of the gradient's magnitude; here it is real.
     """
     hyperparameters = Hyperparameters(
         learning_rate=learning_rate,
@@ -174,20 +198,35 @@ def scale_by_nadam(
     """The direction of :func:`nadam`, neither scaled by a learning rate nor negated.
 
     It takes the place of ``optax.scale_by_adam(nesterov=True)`` in a chain. Where nothing stands
-    between it and the learning rate, :func:`nadam` saves the passes that scale and add.
+    between it and the learning rate, :func:`nadam` saves the passes that scale and add. The moments
+    of parameters narrower than float32 are kept in float32.
+
+    Every number may also be a traced scalar: another value of it never recompiles the step.
 
     Args:
-        b1: as in :func:`nadam`.
-        b2: as in :func:`nadam`.
-        eps: as in :func:`nadam`.
-        eps_root: as in :func:`nadam`.
-        mu_dtype: as in :func:`nadam`.
-        nesterov: as in :func:`nadam`.
-        momentum_decay: as in :func:`nadam`.
+        b1: the decay rate of the first moment, in [0, 1).
+        b2: the decay rate of the second moment, in [0, 1).
+        eps: added to the denominator, outside the square root; not negative.
+        eps_root: added inside the square root; not negative. Where it and a second moment are zero,
+            the derivative of their root is taken to be zero.
+        mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
+            parameters, float32 for all other real ones, and for complex ones the complex dtypes of
+            these.
+        nesterov: False makes it Adam (Kingma & Ba 2015).
+        momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise it is not
+            negative, and the momentum of step t, counted from 1, is
+            ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
+            ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
 
     Raises:
-        ValueError: as in :func:`nadam`.
-        TypeError: as in :func:`nadam`.
+        ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
+            without ``nesterov``.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
+            bfloat16, in which 0.999 is 1.
+
+    Its ``init`` and ``update`` raise ``ValueError`` where trees differ in structure or shapes and
+    ``TypeError`` for leaves that are not floating-point or complex arrays or for a state that is
+    not a :class:`NadamState`; the message names the leaf by its path.
     """
     hyperparameters = Hyperparameters(
         learning_rate=-1.0,  # the rule descends

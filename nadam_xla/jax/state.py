@@ -19,8 +19,11 @@ class NadamState(NamedTuple):
 
     Attributes:
         count: int32 scalar, the number of steps taken.
-        mu: the first moments, shaped like the parameters.
-        nu: the second moments, likewise.
+        mu: the first moments, a tree like the parameters, leaf by leaf of their shapes: float64 for
+            float64 parameters, else float32, and complex for complex ones, unless ``mu_dtype`` was
+            given.
+        nu: the second moments, a tree like the parameters, leaf by leaf of their shapes: float64
+            for float64 and complex128 parameters, else float32.
         momentum_product: float32 scalar (float64 where a parameter is), the product of the momenta
             of all steps taken; None where ``momentum_decay`` is None, for then it is ``b1**count``.
     """

@@ -44,7 +44,8 @@ def sum_squares(tree: PyTree) -> PyTree:
     Raises:
         TypeError: a leaf is not of a floating dtype.
         ValueError: a leaf lies in host memory, and another on the device.
-        Each message names the leaf by its path.
+
+    Each message names the leaf by its path.
     """
     check_inexact("tree", tree)
     check_real("tree", tree)

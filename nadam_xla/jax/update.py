@@ -44,21 +44,24 @@ def nadam_update(
             the place of its square and ``clip_value`` for each part.
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype, or
             complex where the first moments are.
-        mu: the first moments, likewise.
-        nu: the second moments, real ones.
+        mu: the first moments, a pytree of the same structure and shapes, of any floating dtype, or
+            complex where the parameters are.
+        nu: the second moments, a pytree of the same structure and shapes, of any floating dtype;
+            real and not negative.
         returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds
             what must be added to the old ones, which is what optax calls updates.
 
     Returns:
-        The new parameters (or their change), first moments and second moments: each with the
-        structure, shapes and dtypes of what was given (the change with those of the parameters).
+        The new parameters (or their change), first moments and second moments. Each has the
+        structure, shapes and dtypes of what was given, and the change those of the parameters.
 
     Raises:
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
             the coefficients have a wrong shape.
         TypeError: a leaf is not of a floating or complex dtype, or complex where it must be real;
             or the trees shard it over explicit axes of the mesh in ways that contradict each other.
-        Each message names the leaf by its path.
+
+    Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")

@@ -34,8 +34,8 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
 
     ::
 
-        m <- m + (1 - beta1) * (grad - m)
-        v <- v + (1 - beta2) * (grad**2 - v)
+        m <- beta1 * m + (1 - beta1) * grad
+        v <- beta2 * v + (1 - beta2) * grad**2
         m_hat = next_momentum * m / (1 - momentum_product * next_momentum)
                 + (1 - momentum) * grad / (1 - momentum_product)
         var <- var - lr * m_hat / (sqrt(v / (1 - beta2_power)) + epsilon)
@@ -50,16 +50,16 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
     Args:
         var: the parameters: a ``tf.Variable``, or a resource handle of one that has the dtype and
             the shape of ``grad``. float32, float64, or narrower (widened, and rounded back).
-        m: the first moment, likewise.
-        v: the second moment, likewise.
+        m: the first moment: a ``tf.Variable`` or a handle, of the same shape.
+        v: the second moment: a ``tf.Variable`` or a handle, of the same shape.
         momentum: scalar, the momentum of this step.
         next_momentum: scalar, the momentum of the next step.
         momentum_product: scalar, the product of the momenta up to this step's.
-        beta2_power: scalar, ``beta2**t``.
+        beta2_power: scalar, ``beta2**t``, t the number of this step, counted from 1.
         lr: scalar, the learning rate.
-        beta1: scalar, the decay rate of the first moment.
-        beta2: scalar, the decay rate of the second moment.
-        epsilon: scalar, added to the denominator.
+        beta1: scalar, the decay rate of the first moment, in [0, 1).
+        beta2: scalar, the decay rate of the second moment, in [0, 1).
+        epsilon: scalar, added to the denominator; not negative.
         grad: the gradient, a tensor of static shape.
         name: a name for the op.
 
@@ -70,8 +70,8 @@ def ResourceApplyNadam(  # noqa: N802 - named like the ops of tf.raw_ops
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: a tensor is not of a floating dtype, or ``var``, ``m`` or ``v`` no variable.
         ValueError: the shape of ``grad`` is not static, or not that of ``var``; one of the scalars
-            has more elements than one; two of ``var``,
-            ``m`` and ``v`` are one variable, or they are on several devices.
+            has more elements than one; two of ``var``, ``m`` and ``v`` are one variable, or they
+            are on several devices.
     """
     runtime.check_available()
     with tf.name_scope(name or "ResourceApplyNadam"):
@@ -101,18 +101,20 @@ def ResourceMultiApplyNadam(  # noqa: N802
     """:func:`ResourceApplyNadam` for many variables at once, some tens of them in a call.
 
     Args:
-        var: the parameters, each as there; their dtypes may differ.
-        m: the first moments, one for each.
-        v: the second moments, likewise.
-        momentum: as there.
-        next_momentum: as there.
-        momentum_product: as there.
-        beta2_power: as there.
-        lr: as there.
-        beta1: as there.
-        beta2: as there.
-        epsilon: as there.
-        grad: the gradients, one for each.
+        var: the parameters: each a ``tf.Variable``, or a resource handle of one that has the dtype
+            and the shape of its gradient. float32, float64, or narrower (widened, and rounded
+            back); their dtypes may differ.
+        m: the first moments: a ``tf.Variable`` or a handle for each, of its shape.
+        v: the second moments: a ``tf.Variable`` or a handle for each, of its shape.
+        momentum: scalar, the momentum of this step.
+        next_momentum: scalar, the momentum of the next step.
+        momentum_product: scalar, the product of the momenta up to this step's.
+        beta2_power: scalar, ``beta2**t``, t the number of this step, counted from 1.
+        lr: scalar, the learning rate.
+        beta1: scalar, the decay rate of the first moment, in [0, 1).
+        beta2: scalar, the decay rate of the second moment, in [0, 1).
+        epsilon: scalar, added to the denominator; not negative.
+        grad: the gradients: a tensor of static shape for each.
         name: a name for the op.
 
     Returns:
@@ -120,8 +122,11 @@ def ResourceMultiApplyNadam(  # noqa: N802
 
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
-        TypeError: as there; the message has the number of the variable.
-        ValueError: as there; or the lists differ in length, or a variable is in them twice.
+        TypeError: a tensor is not of a floating dtype, or an entry of ``var``, ``m`` or ``v`` is no
+            variable; the message has its number.
+        ValueError: a gradient's shape is not static, or not that of its variable; one of the
+            scalars has more elements than one; the lists differ in length; a variable is in them
+            twice; a variable and its moments are on several devices.
     """
     runtime.check_available()
     lists = {"var": var, "m": m, "v": v, "grad": grad}
@@ -167,14 +172,14 @@ def ApplyNadam(  # noqa: N802
         var: the parameters, a tensor of static shape and a floating dtype.
         m: the first moment, of the same shape.
         v: the second moment, of the same shape.
-        momentum: as in :func:`ResourceApplyNadam`.
-        next_momentum: as there.
-        momentum_product: as there.
-        beta2_power: as there.
-        lr: as there.
-        beta1: as there.
-        beta2: as there.
-        epsilon: as there.
+        momentum: scalar, the momentum of this step.
+        next_momentum: scalar, the momentum of the next step.
+        momentum_product: scalar, the product of the momenta up to this step's.
+        beta2_power: scalar, ``beta2**t``, t the number of this step, counted from 1.
+        lr: scalar, the learning rate.
+        beta1: scalar, the decay rate of the first moment, in [0, 1).
+        beta2: scalar, the decay rate of the second moment, in [0, 1).
+        epsilon: scalar, added to the denominator; not negative.
         grad: the gradient, of the same shape.
         name: a name for the op.
 
@@ -185,7 +190,8 @@ def ApplyNadam(  # noqa: N802
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: a tensor is not of a floating dtype.
-        ValueError: a shape is not static, or not that of ``var``.
+        ValueError: a shape is not static, or not that of ``var``; one of the scalars has more
+            elements than one.
     """
     runtime.check_available()
     with tf.name_scope(name or "ApplyNadam"):

@@ -23,7 +23,7 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
         tensors: floating-point tensors of static shape; those narrower than float32 are widened.
 
     Returns:
-        Scalars: float64 for float64 tensors, float32 for all others.
+        A scalar for each tensor, float64 for float64 tensors and float32 for all others.
 
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.

@@ -77,8 +77,8 @@ def explain_updates(
             print(report)
 
     Args:
-        fun: as for :func:`fuse_updates`; it may be one that is fused or compiled already.
-        weave: as for :func:`fuse_updates`.
+        fun: any function that JAX can trace; it may be one that is fused or compiled already.
+        weave: False tells of updates that are left behind the scans which make their gradients.
 
     Returns:
         A function that takes the arguments of ``fun``, or ``jax.ShapeDtypeStruct`` in the place of
