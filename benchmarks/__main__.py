@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.plots import draw
+from benchmarks import pages, plots
 from benchmarks.records import Record, load, save, table
 
 # The module of each section, and the Keras backend that its process is for.
@@ -92,7 +92,8 @@ def report(records: list[Record], output: Path) -> None:
         parts.append(f"**{section}**\n\n" + table([r for r in records if r.section == section]))
     text = "\n\n".join(parts)
     (output / "report.md").write_text(text + "\n")
-    draw(records, output)
+    plots.draw(records, output)
+    pages.draw(records, output)
     print(f"\n{text}\n\nkept in {output}")
 
 

@@ -145,7 +145,7 @@ def _line(what: str, found: float | None, least: float) -> str:
 
 
 def report(measured: Iterable[Measured], description: Mapping[str, str]) -> str:
-    """All of it: what stands in docs/performance.md."""
+    """All of it: what stands in docs/performance/measurements.md."""
     figures = Figures(measured)
     machine = "\n".join(f"- {name}: {value}" for name, value in description.items())
     parts = [machine, copies(figures), "\n".join(verdicts(figures)), table(figures)]

@@ -1,7 +1,8 @@
 """What a section of the benchmark measured, and how it is shown."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,19 +69,57 @@ def load(path: Path) -> list[Record]:
 
 
 def table(records: list[Record]) -> str:
-    """A Markdown table: a row for each case, a column for each contender."""
+    """A Markdown table: a row for each case, a column for each contender.
+
+    What is the same in each turn, as the memory of a compiled program, stands as it is; all else as
+    the ratio to ours, with its quartiles.
+    """
     contenders = list(dict.fromkeys(r.contender for r in records if r.contender != OURS))
-    lines = [
-        f"| case | ours, {records[0].unit} | "
-        + " | ".join(f"{c} / ours" for c in contenders)
-        + " |",
-        "|---|---|" + "---|" * len(contenders),
-    ]
+    unit = records[0].unit
+    is_exact = all(r.low == r.high for r in records)
+    heads = [f"{c}, {unit}" if is_exact else f"{c} / ours" for c in contenders]
+    lines = [f"| case | ours, {unit} | " + " | ".join(heads) + " |"]
+    lines.append("|---|---|" + "---|" * len(contenders))
     for case in dict.fromkeys(r.case for r in records):
         row = {r.contender: r for r in records if r.case == case}
         cells = [f"{row[OURS].value:.4g}"]
         for contender in contenders:
             r = row.get(contender)
-            cells.append(f"{r.ratio:.2f} ({r.low:.2f} to {r.high:.2f})" if r else "")
+            shown = "" if r is None else f"{r.ratio:.2f} ({r.low:.2f} to {r.high:.2f})"
+            cells.append(f"{r.value:.4g}" if r is not None and is_exact else shown)
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def read_tables(markdown: str) -> list[Record]:
+    """The records of the tables in a text, each under a bold line with the name of its section.
+
+    A table does not say how many parameters there are, nor the time of a contender that it compares
+    with ours: that is taken from the ratio.
+    """
+    return [
+        record
+        for section, rows in re.findall(r"^\*\*(.+)\*\*\n\n((?:\|.*\n)+)", markdown, re.MULTILINE)
+        for record in _read_rows(section, [_cells(row) for row in rows.splitlines()])
+    ]
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _read_rows(section: str, rows: list[list[str]]) -> Iterator[Record]:
+    (_, ours, *heads), _, *cases = rows
+    unit = ours.removeprefix("ours, ")
+    for case, value, *cells in cases:
+        own = float(value)
+        yield Record(section, case, 0, OURS, own, unit, 1.0, 1.0, 1.0)
+        for head, cell in zip(heads, cells, strict=True):
+            figures = [float(figure) for figure in re.findall(r"[\d.]+", cell)]
+            if head.endswith(" / ours") and figures:
+                contender = head.removesuffix(" / ours")
+                yield Record(section, case, 0, contender, own * figures[0], unit, *figures)
+            elif figures:
+                ratios = [figures[0] / own] * 3
+                contender = head.removesuffix(f", {unit}")
+                yield Record(section, case, 0, contender, figures[0], unit, *ratios)

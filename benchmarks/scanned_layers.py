@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
+from benchmarks import plots
 from benchmarks.donation import carrying
 from benchmarks.interleave import Turns, interleave
 from benchmarks.networks import Network, scanned_dense, transformer
@@ -79,11 +80,11 @@ def compiled_step(step: Step, *arguments: Any) -> Any:
 
 def picture() -> Figure:
     """Temporary memory against layers, beside the bytes of the gradients."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(plots.WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     loss = scanned_dense(1, 8).loss
     x = jax.ShapeDtypeStruct((BATCH, WIDTH), jnp.float32)
-    for name, (init, step) in contenders(loss).items():
+    for colour, (name, (init, step)) in zip(plots.COLOURS, contenders(loss).items(), strict=False):
         mebibytes = []
         for depth in DEPTHS:
             params = jax.ShapeDtypeStruct((depth, WIDTH, WIDTH), jnp.float32)
@@ -91,17 +92,16 @@ def picture() -> Figure:
             mebibytes.append(compiled.memory_analysis().temp_size_in_bytes / 2**20)
             print(f"{name}, {depth} layers: {mebibytes[-1]:.1f} MiB", flush=True)
         label = {OURS: "ours, woven", BEHIND: "ours, behind the scan"}.get(name, name)
-        axes.plot(DEPTHS, mebibytes, marker="o", label=label)
+        axes.plot(DEPTHS, mebibytes, marker="o", label=label, color=colour)
     gradients = [4 * depth * WIDTH**2 / 2**20 for depth in DEPTHS]
-    axes.plot(DEPTHS, gradients, color="black", linestyle="--", label="the gradients alone")
+    axes.plot(DEPTHS, gradients, color=plots.INK, linestyle="--", label="the gradients alone")
     axes.set(
         xlabel=f"layers of {WIDTH}, batch {BATCH}, float32",
         ylabel="temporary memory of the compiled step, MiB",
     )
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 if __name__ == "__main__":
-    picture().savefig(Path(sys.argv[1]))
+    plots.save(picture(), Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""The documentation's pictures.
+
+A run of all sections draws them beside its report. ``python -m benchmarks.pages`` draws those in
+docs/performance, from the tables that stand there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import sizes
+from benchmarks.plots import against_size, amounts, plain, ratios, save
+from benchmarks.records import OURS, Record, read_tables
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("performance/measurements.md", "jax/scanned_layers.md")
+
+WHOLE = "Whole training step, "
+JAX = WHOLE + "JAX, jitted and donated"
+SCANNED = "Training step over scanned layers, JAX, jitted and donated"
+MEMORY = ": temporary memory"
+WHOLE_STEPS = {
+    "JAX": (JAX, "optax"),
+    "Keras on JAX": (WHOLE + "Keras on jax, model.fit", "stock"),
+    "Keras on TensorFlow": (WHOLE + "Keras on tensorflow, model.fit, jit_compile=True", "stock"),
+    "the same, not compiled": (
+        WHOLE + "Keras on tensorflow, model.fit, jit_compile=False",
+        "stock",
+    ),
+    "PyTorch's fused Adam": (WHOLE + "PyTorch beside JAX", "Adam, fused"),
+}
+ON_THE_FRONT_PAGE = ("JAX", "Keras on TensorFlow", "PyTorch's fused Adam")
+UPDATE = {
+    "optax": ("JAX, compiled loop of steps", "optax"),
+    "the memory's limit": ("JAX, compiled loop of steps", sizes.LIMIT),
+}
+COMPILING = "JAX, trace and compile one step"
+
+
+def draw(records: list[Record], folder: Path) -> None:
+    """Draws the pictures of a run that had all of these sections.
+
+    Args:
+        records: of the run.
+        folder: where to put them.
+    """
+    whole = series_of(records, WHOLE_STEPS)
+    save(ratios(whole, what="stock's time / ours"), folder / "whole_steps.svg")
+    front = {
+        name: [r for r in whole[name] if r.case == plain(r) and "scanned" not in r.case]
+        for name in ON_THE_FRONT_PAGE
+    }
+    save(ratios(front, what="stock's time / ours"), folder / "front.svg")
+    memory = {
+        name: of(records, JAX + MEMORY, contender) + of(records, SCANNED + MEMORY, contender)
+        for name, contender in (("ours", OURS), ("optax", "optax"))
+    }
+    save(amounts(memory, what="temporary memory, MiB"), folder / "temporary_memory.svg")
+    save(ratios(series_of(records, UPDATE), what="time / ours"), folder / "update.svg")
+    compiling = [replace(r, parameters=leaves(r)) for r in records if r.section == COMPILING]
+    save(against_size(compiling, xlabel="leaves"), folder / "compile_time.svg")
+
+
+def series_of(
+    records: list[Record], chosen: Mapping[str, tuple[str, str]]
+) -> dict[str, list[Record]]:
+    return {name: of(records, section, who) for name, (section, who) in chosen.items()}
+
+
+def of(records: list[Record], section: str, contender: str) -> list[Record]:
+    """The records of one contender in one section, their cases as the pictures call them."""
+    chosen = [r for r in records if (r.section, r.contender) == (section, contender)]
+    if section.startswith(SCANNED):
+        return [replace(r, case=f"{r.case}, scanned, under fuse_updates") for r in chosen]
+    return [replace(r, case=r.case.replace(", unrolled", "")) for r in chosen]
+
+
+def leaves(record: Record) -> int:
+    return int(record.case.split()[0])
+
+
+if __name__ == "__main__":
+    texts = [(DOCS / page).read_text() for page in PAGES]
+    draw([r for text in texts for r in read_tables(text)], DOCS / "performance")
