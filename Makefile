@@ -25,8 +25,8 @@ PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bi
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-all \
-    test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices absent-devices bench \
-    lint format clean
+    test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices absent-devices docs \
+    bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -38,23 +38,24 @@ test: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
+# The snippets of a page run where its folder says; pages in no folder run with those of JAX.
 test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest tests/gpu tests/gpu_check
-	$(BIN)/python -m pytest docs/jax.md docs/scanned_layers.md
+	$(BIN)/python -m pytest docs/jax docs/*.md
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
 test-keras-tensorflow: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/tensorflow tests/keras
 	$(BIN)/python -m pytest tests/distribute
-	$(BIN)/python -m pytest docs/keras.md
+	$(BIN)/python -m pytest docs/keras docs/tensorflow
 
 test-keras-jax: export KERAS_BACKEND := jax
 test-keras-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/keras
 	$(BIN)/python -m pytest tests/keras_distribution
-	$(BIN)/python -m pytest docs/keras.md
+	$(BIN)/python -m pytest docs/keras
 
 test-keras-torch: export KERAS_BACKEND := torch
 test-keras-torch: $(VENV)/.with-test
@@ -74,7 +75,7 @@ test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs/jax.md docs/scanned_layers.md
+	$(<D)/bin/pytest docs/jax
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
@@ -83,7 +84,7 @@ ifneq ($(PYTHON312),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
-	$(<D)/bin/pytest docs/jax.md docs/scanned_layers.md
+	$(<D)/bin/pytest docs/jax
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
 else
@@ -121,6 +122,11 @@ $(VENV)-compilers/.installed: pyproject.toml | $(VENV)/.with-test
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) \
 	    $$($(BIN)/python tests/absent_devices.py --packages)
 	touch $@
+
+# The documentation, and then a look at every page and link of it.
+docs: $(VENV)/.with-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m pytest tests/site
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
@@ -164,4 +170,4 @@ $(VENV)-%/.installed: $(SOURCES) $(shell find nadam_xla -name '*.py')
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-* build dist demo-output bench-output
+	rm -rf $(VENV) $(VENV)-* build dist demo-output bench-output docs/_build

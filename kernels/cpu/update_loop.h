@@ -9,7 +9,7 @@ namespace {
 
 // The divider is busy for most of the time that memory takes, so the hardware's own prefetching,
 // cut short at every page of four streams, leaves gaps; asking this far ahead closes them
-// (docs/performance.md).
+// (docs/performance/tried.md).
 constexpr std::int64_t kPrefetchBytes = 2048;
 constexpr std::int64_t kBlock = 64;  // elements between two rounds of prefetching
 

@@ -1,4 +1,4 @@
-"""The table in docs/jax.md of what `fuse_updates` makes of optax's transformations is true."""
+"""The table in docs/jax/optax.md of what `fuse_updates` makes of optax's transformations is true."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from training import PARAMS, gradients
 
 from nadam_xla.jax import explain_updates, fuse_updates, nadam, nadamw, scale_by_nadam
 
-DOCS = Path(__file__).parents[2] / "docs" / "jax.md"
+DOCS = Path(__file__).parents[2] / "docs" / "jax" / "optax.md"
 GRADS = gradients(4)
 
 # What keeps each of them from being fused, in the words of `explain_updates`.

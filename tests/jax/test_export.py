@@ -157,7 +157,7 @@ def test_a_population_may_have_a_symbolic_size(platforms: tuple[str, ...]) -> No
 
 
 def test_jax_asks_for_a_word_about_the_custom_call() -> None:
-    """If it no longer did, docs/jax.md would tell too much."""
+    """If it no longer did, docs/jax/saving.md would tell too much."""
     with pytest.raises(ValueError, match="nadam_xla_update_v2"):
         jax.export.export(jax.jit(step))(PARAMS, STATE, GRADS)
 

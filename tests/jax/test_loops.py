@@ -172,7 +172,7 @@ class TestStepInOneBranch:
         assert ours.count(CALL) == 1
         if swapped and jax.__version_info__ < (0, 12):
             # There XLA copies where the step stands in the first of the branches, which is the
-            # false one: stock optax's step too, and ours once more. docs/jax.md tells it.
+            # false one: stock optax's step too, and ours once more. docs/jax/loops.md tells it.
             assert copies_of_arrays(ours) <= copies_of_arrays(stock) + LEAVES
         else:
             assert copies_of_arrays(ours) <= copies_of_arrays(stock)

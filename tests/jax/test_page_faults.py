@@ -1,4 +1,4 @@
-"""The advice of docs/performance.md on allocators, by the program that prints its figures."""
+"""The advice of docs/performance/page_faults.md, by the program that prints its figures."""
 
 import re
 from pathlib import Path

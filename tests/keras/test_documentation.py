@@ -1,4 +1,4 @@
-"""The tables of docs/keras.md, whose lines Sybil runs, and the lines of the README for Keras."""
+"""The tables of docs/keras/against_stock.md, and the lines of the README for Keras."""
 
 import inspect
 import re
@@ -11,13 +11,13 @@ from snippets import readme_snippet
 
 from nadam_xla.keras import Nadam
 
-KERAS_MD = Path(__file__).parents[2] / "docs" / "keras.md"
+PAGE = Path(__file__).parents[2] / "docs" / "keras" / "against_stock.md"
 VERDICTS = {"same", "better", "differs"}
 
 
 def table(heading: str) -> dict[str, str]:
     """The verdict on each name of the table under this heading, in their order."""
-    section = KERAS_MD.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [line.split("|") for line in section.splitlines() if line.startswith("|")]
     verdicts: dict[str, str] = {}
     for _, names, verdict, *_ in rows[2:]:

@@ -85,7 +85,7 @@ def test_a_step_that_is_not_fused_trains_in_tflite(tmp_path: Path) -> None:
 
 
 def test_a_fused_step_is_not_for_tflite(tmp_path: Path) -> None:
-    """What docs/keras.md says of it. Its kernels are XLA's, which TFLite has not."""
+    """What docs/keras/saving.md says of it. Its kernels are XLA's, which TFLite has not."""
     Training(Nadam(0.05)).save(tmp_path)
     with pytest.raises(Exception, match=r"XlaCallModule|custom_call"):
         converted(tmp_path)
