@@ -1,8 +1,9 @@
 """`make absent-devices`: what XLA makes of whole steps for devices that are not there.
 
 XLA's compilers for GPUs and TPUs need none, only facts of them. The program prints the table of
-docs/performance/measurements.md, ours beside optax's. It shows memory, copies, collectives and calls, which a
-compiler decides; it cannot show a speed. With --packages it prints those that have the compilers.
+docs/performance/measurements.md, ours beside optax's. It shows memory, copies, collectives and
+calls, which a compiler decides; it cannot show a speed. With --packages it prints those that have
+the compilers.
 """
 
 import os

@@ -160,7 +160,8 @@ def nadamw(
             without ``nesterov``; from ``init`` and the steps also where the mask does not fit the
             parameters.
         TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1; from ``init`` and the steps also where a leaf of the mask is not a boolean.
+            bfloat16, in which 0.999 is 1; from ``init`` and the steps also where a leaf of the mask
+            is not a boolean.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state

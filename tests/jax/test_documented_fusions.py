@@ -1,4 +1,4 @@
-"""The table in docs/jax/optax.md of what `fuse_updates` makes of optax's transformations is true."""
+"""The table in docs/jax/optax.md of what `fuse_updates` makes of optax's wrappers is true."""
 
 import re
 from collections.abc import Iterator
