@@ -125,6 +125,7 @@ $(VENV)-compilers/.installed: pyproject.toml | $(VENV)/.with-test
 
 # The documentation, and then a look at every page and link of it.
 docs: $(VENV)/.with-docs
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python -m pytest tests/site
 
