@@ -1,11 +1,8 @@
 """How Sphinx builds the documentation: `make docs`."""
 
 import os
-import sys
 from importlib.metadata import version as version_of
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with them TensorFlow prints a notice
 
 project = "nadam-xla"
@@ -18,13 +15,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "mathml",
 ]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
 
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
@@ -33,12 +27,8 @@ python_maximum_signature_line_length = 80
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-# Other packages' names, which are described elsewhere.
 nitpicky = True
-nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|typing|numpy|np|jax|optax|flax|nnx|keras|tf|torch)\..*"),
-    (r"py:class", r"ArrayTree|P|.*\.R|nadam_xla\.program_order\.PlannedCall"),
-]
+nitpick_ignore_regex = [(r"py:.*", r"(jax|optax|flax|keras)\..*")]  # described elsewhere
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nadam-xla"
