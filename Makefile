@@ -41,6 +41,7 @@ test: $(VENV)/.with-test
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
 test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax
+	$(BIN)/python -m pytest tests/documentation
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest tests/gpu tests/gpu_check
 	$(BIN)/python -m pytest docs/jax docs/*.md
