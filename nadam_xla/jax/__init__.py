@@ -1,5 +1,8 @@
 """Nadam for JAX: an optax-shaped optimizer whose step is one fused, in-place custom call."""
 
+import nadam_xla.jax.oldest_jax  # noqa: F401
+
+# isort: split
 from nadam_xla.jax.combining import chain
 from nadam_xla.jax.conversion import (
     state_from_keras,

@@ -36,8 +36,7 @@ def install() -> None:
     """Registers the handlers with JAX's XLA, and the primitive's lowerings.
 
     Raises:
-        ImportError: this JAX is too old, or its jaxlib's FFI is older than the one that the kernels
-            were built for.
+        ImportError: jaxlib's FFI is older than the one that the kernels were built for.
     """
     register_handlers()
     devices_during_lowering().add(nadam_update_p)

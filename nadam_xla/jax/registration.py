@@ -1,4 +1,4 @@
-"""Registers the handlers with JAX's XLA, once this JAX is known to suit them."""
+"""Registers the handlers with JAX's XLA, once its FFI is known to suit them."""
 
 import re
 from importlib.metadata import version
@@ -9,34 +9,17 @@ import jax
 from nadam_xla import _native, native
 from nadam_xla.platforms import NAMES
 
-OLDEST_JAX = (0, 8, 2)
-
 
 def register_handlers() -> None:
     """Registers the kernels of this installation under their targets.
 
     Raises:
-        ImportError: this JAX is too old, or its jaxlib's FFI is older than the one that the kernels
-            were built for.
+        ImportError: jaxlib's FFI is older than the one that the kernels were built for.
     """
-    _check_jax_version()
     _check_ffi_version()
     for platform, module in native.MODULES.items():
         for target, stages in module.registrations().items():
             jax.ffi.register_ffi_target(target, stages, platform=NAMES[platform].jax_ffi)
-
-
-def _check_jax_version() -> None:
-    """JAX 0.7.2 to 0.8.1 keep a product's right-hand side, as XNNPACK packed it, by its address.
-
-    Where they use XNNPACK, the loss after a step in place is silently that of the old parameters.
-    """
-    if jax.__version_info__ < OLDEST_JAX:
-        raise ImportError(
-            f"nadam_xla needs JAX {'.'.join(map(str, OLDEST_JAX))} or later, and this is"
-            f" {jax.__version__}: on some CPUs it goes on multiplying by the parameters that a step"
-            " has overwritten in place"
-        )
 
 
 def _check_ffi_version() -> None:
