@@ -7,4 +7,7 @@ framework; this package itself imports none.
 
 from importlib.metadata import version as _version
 
+from nadam_xla.update_path import UpdatePath
+
+__all__ = ["UpdatePath", "__version__"]
 __version__ = _version("nadam-xla")

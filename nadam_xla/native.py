@@ -47,7 +47,7 @@ def why_no_kernel(platform: str) -> str | None:
     """Why programs that this process runs on a platform do not call the kernels; None if they do.
 
     JAX runs plain StableHLO then, Keras its own update. That a GPU is older than the module's
-    oldest code is known when a program is lowered for it: see :func:`has_code_for`.
+    oldest code is known when a program is lowered for it: see :func:`why_no_code_for`.
 
     Args:
         platform: as a program does that JAX lowers: ``"cpu"``, ``"cuda"``, ``"tpu"``.
@@ -77,21 +77,19 @@ def driver_can_run(cuda_module: Any) -> bool:
     return False
 
 
-def has_code_for(cuda_module: Any, capabilities: Collection[tuple[int, int]]) -> bool:
-    """Whether GPUs of these compute capabilities can run the CUDA module; where not, it warns.
+def why_no_code_for(cuda_module: Any, capabilities: Collection[tuple[int, int]]) -> str | None:
+    """Why GPUs of these compute capabilities cannot run the CUDA module; None where they can.
 
     Later ones than it was built for can, from its PTX.
     """
     oldest = divmod(min(cuda_module.ARCHITECTURES), 10)
     older = sorted(capability for capability in capabilities if capability < oldest)
     if not older:
-        return True
-    warnings.warn(
+        return None
+    return (
         f"nadam_xla's CUDA module is built for GPUs of compute capability {oldest[0]}.{oldest[1]}"
-        f" and later, and there is one of {older[0][0]}.{older[0][1]}: GPUs run the plain update",
-        stacklevel=2,
+        f" and later, and there is one of {older[0][0]}.{older[0][1]}"
     )
-    return False
 
 
 DISABLED = _disabled(os.environ.get(DISABLE, ""))

@@ -32,3 +32,13 @@ def platform_of_jax_backend(backend: str) -> str:
         backend: as ``jax.default_backend`` names it.
     """
     return next((platform for platform in NAMES if NAMES[platform].jax_backend == backend), backend)
+
+
+def platform_of_tensorflow_device(device_type: str) -> str:
+    """The platform of TensorFlow's devices of a type.
+
+    Args:
+        device_type: as a device's name has it, for instance ``"GPU"``.
+    """
+    named = (name for name in NAMES if NAMES[name].tensorflow_device == device_type)
+    return next(named, device_type.lower())

@@ -17,6 +17,7 @@ from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
 from nadam_xla.jax.update import nadam_update
+from nadam_xla.jax.update_path import update_path
 from nadam_xla.jax.zero1 import zero1_shardings
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "state_to_optax",
     "state_to_torch",
     "sum_squares",
+    "update_path",
     "zero1_shardings",
 ]

@@ -7,6 +7,7 @@ import jax
 from jax.interpreters import mlir
 from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
+from nadam_xla.jax.availability import is_exported, why_no_partitioning
 from nadam_xla.jax.partitioning import update_partitioned
 from nadam_xla.jax.primitive import Call
 
@@ -79,18 +80,11 @@ def _join_sharding_group(value: Any, group: int) -> None:
 def can_partition_call(ctx: Any, *, batch: int) -> bool:
     """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
 
-    It speaks to Shardy alone, not to the partitioner that JAX had before 0.7. Shardy asks Python
-    functions of this process, which an exported program leaves behind. And a batch of rows is
-    matched to the leaves by the names of mesh axes, which are lost where ``shard_map`` is manual
-    over some axes only, and where there is no mesh.
+    A batch of rows is matched to the leaves by the names of mesh axes, which are lost where
+    ``shard_map`` is manual over some axes only, and where there is no mesh.
     """
-    module = ctx.module_context
-    has_mesh = getattr(module.axis_context, "abstract_mesh", None) is not None
-    return (
-        jax.config.jax_use_shardy_partitioner  # type: ignore[attr-defined]
-        and not module.lowering_parameters.for_export
-        and (has_mesh or batch == 1)
-    )
+    has_mesh = getattr(ctx.module_context.axis_context, "abstract_mesh", None) is not None
+    return why_no_partitioning(exported=is_exported(ctx)) is None and (has_mesh or batch == 1)
 
 
 def devices_during_lowering() -> set[Any]:

@@ -9,34 +9,41 @@ import keras
 
 from nadam_xla.keras import backend_step
 from nadam_xla.keras.hooks import overridden
+from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters, hyperparameters_of
 
 
 def fused_hyperparameters(
     optimizer: Any, variables: Sequence[Any], methods: Mapping[str, Any]
-) -> StepHyperparameters | str:
+) -> StepHyperparameters | Reason:
     """The hyperparameters of a fused step, or why it has to be the parent's own update.
-
-    The reason is empty where nobody would expect a fused step.
 
     Args:
         optimizer: ours, or of a subclass.
         variables: those that the step updates.
         methods: the :func:`nadam_xla.keras.hooks.replaced_methods` of our class.
+
+    Raises:
+        TypeError: a hyperparameter is no number.
     """
-    reason = overridden(optimizer, methods) or backend_step.why_not(optimizer, variables)
+    if not optimizer.fused:
+        return Reason(f"{optimizer.name} has fused set to False", is_expected=True)
+    own_method = overridden(optimizer, methods)
+    if own_method is not None:
+        return Reason(own_method)
+    reason = backend_step.why_not(optimizer, variables)
     if reason is not None:
         return reason
     given = hyperparameters_of(optimizer, backend_step.to_tensor)
     not_scalar = given.not_scalar()
-    return given if not_scalar is None else f"of {optimizer.name}, {not_scalar}"
+    return given if not_scalar is None else Reason(f"of {optimizer.name}, {not_scalar}")
 
 
 @cache
-def warn_once(reason: str) -> None:
-    """Says that steps are not fused, and why, the first time that it is so."""
-    if reason:
-        warnings.warn(f"{reason}. Training goes on by Keras's own update.", stacklevel=4)
+def warn_once(reason: Reason) -> None:
+    """Says that steps are not fused, and why, the first time that it is so, unless expected."""
+    if not reason.is_expected:
+        warnings.warn(f"{reason.text}. Training goes on by Keras's own update.", stacklevel=4)
 
 
 def refuse_bfloat16(variables: Sequence[Any]) -> None:

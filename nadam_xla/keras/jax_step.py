@@ -4,30 +4,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import keras
 from keras import ops
 
-from nadam_xla.jax import sum_squares
+from nadam_xla.jax import sum_squares, update_path
 from nadam_xla.jax.update import update_leaves
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.leaf_checks import check_leaves
 from nadam_xla.keras.optimizer_state import decays_of, state_of
+from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.native import why_no_kernel
 from nadam_xla.platforms import platform_of_jax_backend
+from nadam_xla.update_path import UpdatePath
 
 to_tensor = ops.convert_to_tensor
 
 
-def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
+def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None:
     """Why the fused step cannot run for these variables, or None where it can."""
     backend = jax.default_backend()
     reason = why_no_kernel(platform_of_jax_backend(backend))
     if reason is not None:
-        return f"on JAX's platform {backend!r} nothing is fused: {reason}"
+        return Reason(f"on JAX's platform {backend!r} nothing is fused: {reason}")
     indices = {optimizer._get_variable_index(v) for v in trainable_variables}
     if len(indices) < len(trainable_variables):
-        return f"{optimizer.name} was given a variable twice in one step"
+        return Reason(f"{optimizer.name} was given a variable twice in one step")
     return None
+
+
+def path_of_fused_step() -> UpdatePath:
+    """What the fused step runs, where it can run: what JAX lowers it to."""
+    distribution = keras.distribution.distribution()
+    partitioned = distribution is not None and distribution.device_mesh.devices.size > 1
+    return update_path(partitioned=partitioned)
 
 
 def step(

@@ -3,17 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
+from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.update_path import UpdatePath
 
 to_tensor = ops.convert_to_tensor
 
 
-def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
-    """There is none, and nothing to warn of."""
+def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason:
+    """Why there is none; nobody expects one."""
     del optimizer, trainable_variables
-    return ""
+    backend = keras.backend.backend()
+    return Reason(f"nadam_xla has no fused step for Keras's backend {backend}", is_expected=True)
+
+
+def path_of_fused_step() -> UpdatePath:
+    """Never called, for ``why_not`` says that there is none."""
+    raise NotImplementedError
 
 
 def step(

@@ -12,6 +12,7 @@ from nadam_xla.keras.convention import momentum_product, momentum_product_after
 from nadam_xla.keras.copies import reduced, take_up_values
 from nadam_xla.keras.fallback import fused_hyperparameters, refuse_bfloat16, warn_once
 from nadam_xla.keras.hooks import replaced_methods
+from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 
 _NARROW = ("bfloat16", "float16")
@@ -238,15 +239,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         self, grads: list[Any], variables: list[Any]
     ) -> StepHyperparameters | None:
         """Those of a fused step, or None where it is the parent's own update."""
-        if not self.fused or len(grads) != len(variables):
+        if len(grads) != len(variables):
             return None
         updated = [
             variable
             for grad, variable in zip(grads, variables, strict=True)
             if grad is not None and not self._overwrite_variable_with_gradient(variable)
         ]
-        given = fused_hyperparameters(self, updated, _METHODS)
-        if isinstance(given, str):
+        given = fused_hyperparameters(self, updated, METHODS)
+        if isinstance(given, Reason):
             warn_once(given)
             return None
         return given
@@ -312,7 +313,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             self._product_has_this_step = False
 
 
-_METHODS = replaced_methods(Nadam)
+METHODS = replaced_methods(Nadam)
+"""Those of our class that the fused step takes the place of."""
 
 
 def _value(rate: Any) -> Any:

@@ -9,11 +9,13 @@ import tensorflow as tf
 from nadam_xla.keras import tensorflow_replicas
 from nadam_xla.keras.leaf_checks import check_leaves
 from nadam_xla.keras.optimizer_state import decays_of
+from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import dense, update
 from nadam_xla.keras.tensorflow_leaves import Step, step_of
 from nadam_xla.platforms import CPU, CUDA, NAMES
 from nadam_xla.tensorflow import runtime
+from nadam_xla.update_path import UpdatePath
 
 # A new graph is in no strategy's scope; the code that imports this module may be.
 with tf.Graph().as_default():
@@ -25,18 +27,28 @@ to_tensor = tf.convert_to_tensor
 as_written = tf.autograph.experimental.do_not_convert
 
 
-def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> str | None:
+def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None:
     """Why the fused step cannot run for these variables, or None where it can."""
     strategy = optimizer._distribution_strategy
     reason = runtime.unavailable() or _unknown(strategy)
     if reason is not None:
-        return reason
+        return Reason(reason)
     if tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy:
-        return ""  # and the parent's method says what is wrong
+        # The parent's method says what is wrong, and raises.
+        return Reason(f"{optimizer.name} was made under another strategy", is_expected=True)
     if runtime.is_instrumented():
-        return "tf.debugging looks into every operation"
+        return Reason("tf.debugging looks into every operation")
+    if not trainable_variables:
+        return None
     has_replicas = isinstance(strategy, tensorflow_replicas.STRATEGIES)
-    return _why_not_these(optimizer.name, step_of(optimizer, trainable_variables), has_replicas)
+    known = step_of(optimizer, trainable_variables)
+    reason = _why_not_these(optimizer.name, known, has_replicas)
+    return None if reason is None else Reason(reason)
+
+
+def path_of_fused_step() -> UpdatePath:
+    """What the fused step runs, where it can run: the kernel."""
+    return UpdatePath("kernel")
 
 
 def step(
@@ -86,16 +98,15 @@ def _why_not_these(name: str, step: Step, has_replicas: bool) -> str | None:
             f"the variables of {name} are on {len(step.devices)} devices,"
             f" {', '.join(sorted(step.devices))}, and a fused step runs on one"
         )
-    for device in step.devices:
-        if not _has_kernel(device, has_replicas):
-            return f"nadam_xla has no kernel for the device {device} here"
-    return None
+    reasons = (_why_no_kernel(device, has_replicas) for device in step.devices)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 @cache  # asked at every eager step
-def _has_kernel(device: str, has_replicas: bool) -> bool:
+def _why_no_kernel(device: str, has_replicas: bool) -> str | None:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
-    # Replicas on GPUs reduce in other ways, which nobody has tried.
-    platforms = set(runtime.PLATFORMS) - ({CUDA} if has_replicas else set())
-    names = {NAMES[platform].tensorflow_device for platform in platforms}
-    return device_type in names or (device_type is None and CPU in platforms)
+    device_type = device_type or NAMES[CPU].tensorflow_device
+    if has_replicas and device_type == NAMES[CUDA].tensorflow_device:
+        return "GPUs that hold replicas reduce in other ways, which nobody has tried"
+    reason = runtime.why_no_kernel(device_type)
+    return None if reason is None else f"nothing is fused on the device {device}: {reason}"

@@ -7,6 +7,7 @@ carries StableHLO, and with it a typed custom call, into a graph.
 
 import ctypes
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from nadam_xla import native
-from nadam_xla.platforms import CPU, CUDA
+from nadam_xla.platforms import CPU, CUDA, platform_of_tensorflow_device
 
 SUPPORTED = "TensorFlow 2.18 to 2.21 for Linux"
 _LIBRARY = "libtensorflow_cc.so.2"
@@ -26,13 +27,24 @@ _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 def _platforms() -> tuple[str, ...]:
     """The platforms of this process that have kernels."""
     cpu = (CPU,) if CPU in native.MODULES else ()
-    has_cuda = CUDA in native.MODULES and tf.test.is_built_with_cuda()
-    gpus = tf.config.list_physical_devices("GPU") if has_cuda else []
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    found = [d["compute_capability"] for d in details if "compute_capability" in d]
-    if gpus and native.has_code_for(native.MODULES[CUDA], found):
+    if CUDA not in native.MODULES or not _gpus():
+        return cpu
+    reason = _why_not_on_these_gpus()
+    if reason is None:
         return (*cpu, CUDA)
+    warnings.warn(f"{reason}: on GPUs Keras runs its own update", stacklevel=2)
     return cpu
+
+
+def _gpus() -> list[Any]:
+    """NVIDIA's."""
+    return tf.config.list_physical_devices("GPU") if tf.test.is_built_with_cuda() else []
+
+
+def _why_not_on_these_gpus() -> str | None:
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in _gpus()]
+    found = [d["compute_capability"] for d in details if "compute_capability" in d]
+    return native.why_no_code_for(native.MODULES[CUDA], found)
 
 
 def _register_kernels() -> None:
@@ -74,6 +86,24 @@ def unavailable() -> str | None:
         f"nadam_xla cannot reach the XLA of TensorFlow {tf.__version__} ({_why_unavailable});"
         f" it supports {SUPPORTED}"
     )
+
+
+def why_no_kernel(device_type: str) -> str | None:
+    """Why the fused update cannot run on devices of a type; None where it can.
+
+    Args:
+        device_type: as TensorFlow names it, for instance ``"CPU"`` or ``"GPU"``.
+    """
+    reason = unavailable()
+    if reason is not None:
+        return reason
+    platform = platform_of_tensorflow_device(device_type)
+    if platform in PLATFORMS:
+        return None
+    reason = native.why_no_kernel(platform)
+    if reason is None and not _gpus():
+        return "TensorFlow has no GPU of NVIDIA's here"
+    return reason or _why_not_on_these_gpus()
 
 
 def check_available() -> None:

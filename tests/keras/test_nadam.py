@@ -15,7 +15,7 @@ import pytest
 from floatx import floatx
 from keras import ops
 
-from nadam_xla.keras import Nadam, backend_step
+from nadam_xla.keras import Nadam
 
 BACKEND = keras.backend.backend()
 FUSED = BACKEND in ("tensorflow", "jax")
@@ -359,20 +359,6 @@ def test_bad_leaves_are_errors_that_name_the_variable(
 
 
 # ---- the fused step ------------------------------------------------------------------------------
-
-
-@only_where_fused
-def test_only_fused_backends_are_served() -> None:
-    variable, optimizer = keras.Variable(np.zeros(3, "f")), Nadam()
-    optimizer.build([variable])
-    assert backend_step.why_not(optimizer, [variable]) is None
-
-
-@pytest.mark.skipif(FUSED, reason=f"{BACKEND} has a fused step")
-def test_other_backends_take_the_parents_update(recwarn: pytest.WarningsRecorder) -> None:
-    assert backend_step.why_not(Nadam(), [keras.Variable(np.zeros(3, "f"))]) is not None
-    apply_steps(Nadam(), count=1)
-    assert not [w for w in recwarn if "own update" in str(w.message)], "there is no other"
 
 
 @only_where_fused
