@@ -1,5 +1,6 @@
 from typing_extensions import CapsuleType
 
+COMPILER: str
 FFI_API_VERSION: tuple[int, int]
 
 def registrations() -> dict[str, dict[str, CapsuleType]]: ...

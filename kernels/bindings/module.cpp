@@ -16,6 +16,23 @@
 
 namespace nb = nanobind;
 
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  const int version[] = {__clang_major__, __clang_minor__, __clang_patchlevel__};
+  std::string name = "Clang ";
+#else
+  const int version[] = {__GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__};
+  std::string name = "GCC ";
+#endif
+  for (const int number : version) name += std::to_string(number) + ".";
+  name.pop_back();
+  return name;
+}
+
+}  // namespace
+
 NB_MODULE(_native, m) {
   using namespace nadam_xla;
   define_registrations(m, {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
@@ -35,5 +52,6 @@ NB_MODULE(_native, m) {
       "The instruction set that the loops use in this process.");
   m.def("available_instruction_sets", &cpu::available_instruction_sets,
         "The instruction sets that this machine can run, narrowest first.");
+  m.attr("COMPILER") = compiler();
   m.attr("FFI_API_VERSION") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
 }
