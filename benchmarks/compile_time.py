@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from benchmarks.interleave import interleave
 from benchmarks.jax_steps import OPTIMIZERS, Optimizer
 from benchmarks.records import MILLISECONDS, Record, records_of
+from nadam_xla.diagnosis.interleave import interleave
 
 TURNS = 3
 LENGTH = 64

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.gpu_cases import CASES, PRECISIONS, WEIGHTS
-from benchmarks.interleave import Turns, interleave
 from benchmarks.launches import Launches, launches_a_step
+from nadam_xla.diagnosis.interleave import Turns, interleave
 
 TURNS = (3, 15)  # at least and at most
 MODULES = {  # each has contenders(shapes, dtype) and TRACERS

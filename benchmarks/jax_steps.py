@@ -10,10 +10,10 @@ import numpy as np
 import optax
 
 from benchmarks.donation import carrying
-from benchmarks.interleave import interleave
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import CASES, Shapes, elements
 from nadam_xla import _native_testing
+from nadam_xla.diagnosis.interleave import interleave
 from nadam_xla.jax import nadam
 
 TURNS = 11

@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 
 import nadam_xla.keras
-from benchmarks.interleave import interleave
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import Shapes, elements, transformer_blocks
+from nadam_xla.diagnosis.interleave import interleave
 
 TURNS = 9
 STEPS = 4

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from benchmarks.interleave import Turns
 from benchmarks.jax_steps import FLOOR, OPTIMIZERS, Leaves, calls, one_step
 from benchmarks.other_process import peak_memory
 from benchmarks.records import Record, records_of
 from benchmarks.shapes import CASES, Shapes, elements
+from nadam_xla.diagnosis.interleave import Turns
 
 TURNS = 3
 STEPS = 3

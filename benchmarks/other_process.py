@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.interleave import Turns, interleave
+from nadam_xla.diagnosis.interleave import Turns, interleave
 
 Build = Callable[..., Mapping[str, Callable[[], None]]]
 

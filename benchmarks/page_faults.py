@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ctypes.util import find_library
 
-from benchmarks.interleave import Turns, interleave, interleave_figures
 from benchmarks.other_process import in_another_process
 from benchmarks.records import MILLISECONDS, OURS
+from nadam_xla.diagnosis.interleave import Turns, interleave, interleave_figures
 
 STOCK = "optax"
 CONTENDERS = (OURS, STOCK)

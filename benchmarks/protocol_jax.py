@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.interleave import Turns, interleave
 from benchmarks.jax_steps import Leaves
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.protocol_steps import (
@@ -30,6 +29,7 @@ from benchmarks.protocol_steps import (
 )
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from benchmarks.shapes import elements, transformer_blocks
+from nadam_xla.diagnosis.interleave import Turns, interleave
 
 TURNS_OF_LOOPS, STEPS_IN_LOOP = 11, 5
 TURNS, CALLS_IN_TURN = 9, 3

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.interleave import Turns
+from nadam_xla.diagnosis.interleave import Turns
 
 OURS = "nadam_xla"
 MILLISECONDS = 1e3  # in a second

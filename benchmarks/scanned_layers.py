@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from benchmarks import plots
 from benchmarks.donation import carrying
-from benchmarks.interleave import Turns, interleave
 from benchmarks.networks import Network, scanned_dense, transformer
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
+from nadam_xla.diagnosis.interleave import Turns, interleave
 from nadam_xla.jax import fuse_updates, nadam
 
 TURNS = 9

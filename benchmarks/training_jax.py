@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.donation import carrying
-from benchmarks.interleave import Turns, interleave
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.other_process import peak_memory
 from benchmarks.records import MILLISECONDS, OURS, Record, records_of
 from nadam_xla.coefficients import constant_momentum
 from nadam_xla.coefficients import nadam as coefficients
+from nadam_xla.diagnosis.interleave import Turns, interleave
 from nadam_xla.jax import NadamState, nadam, nadam_update, sum_squares
 
 TURNS = 9

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.interleave import interleave_figures
 from benchmarks.keras_networks import NETWORKS, Network
 from benchmarks.keras_steps import OPTIMIZERS
 from benchmarks.records import MILLISECONDS, Record, records_of
+from nadam_xla.diagnosis.interleave import interleave_figures
 
 BACKEND = keras.backend.backend()
 CLIPPING = {"": None, ", clipped by global norm": 1.0}

@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 import nadam_xla.jax
 import nadam_xla.keras
-from benchmarks.interleave import Turns, interleave
 from examples.digits_network import (
     BATCH,
     WIDTHS,
@@ -39,6 +38,7 @@ from examples.digits_network import (
     logits,
     mean_loss,
 )
+from nadam_xla.diagnosis.interleave import Turns, interleave
 
 LEARNING_RATE = 2e-4
 EPSILON = 1e-7
