@@ -24,9 +24,9 @@ LOWEST_TENSORFLOW = $(patsubst tensorflow==%,tensorflow-cpu==%,$(call LOWEST,ten
 PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 
-.PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-all \
-    test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices absent-devices docs \
-    bench lint format clean
+.PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
+    test-all test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices \
+    absent-devices docs bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -35,7 +35,8 @@ demo: $(VENV)/.with-demo
 SIDE_BY_SIDE := --no-print-directory --jobs=2 --output-sync=target
 
 test: $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch
+	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch \
+	    test-diagnosis
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
@@ -61,6 +62,9 @@ test-keras-jax: $(VENV)/.with-test
 test-keras-torch: export KERAS_BACKEND := torch
 test-keras-torch: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/keras
+
+test-diagnosis: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/diagnosis
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
