@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nadam_xla.jax.lowering import OLDEST_JAX
+from nadam_xla.jax.oldest_jax import OLDEST_JAX
 from nadam_xla.tensorflow import runtime
 
 ROOT = Path(__file__).parents[2]
