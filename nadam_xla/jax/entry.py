@@ -31,9 +31,9 @@ def update_entry(
     """The primitive's meaning: the entry taken out, updated, and put back.
 
     Args:
-        index: as the primitive has it.
-        table: likewise.
-        *operands: likewise.
+        index: the entry's number, an int32 scalar.
+        table: ``[1, rows, K]``.
+        *operands: the stacks and the entry's gradients, in the order of their streams.
         leaves: how many there are.
         apart: what an entry of the parameters goes through on its way out of its stack and back.
     """

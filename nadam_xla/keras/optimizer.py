@@ -37,7 +37,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             without arguments.
         beta_1: the decay rate of the first moment, in [0, 1): a float, a constant tensor, or a
             callable without arguments.
-        beta_2: the decay rate of the second moment, in [0, 1): likewise.
+        beta_2: the decay rate of the second moment, in [0, 1): a float, a constant tensor, or a
+            callable without arguments.
         epsilon: added to the denominator; a float, not negative.
         weight_decay: a float or None. Each step also takes this times the learning rate times the
             variable away from it (Loshchilov & Hutter 2019), but for variables that

@@ -79,12 +79,12 @@ def update_leaves(
     """:func:`nadam_update` of tensors of one compute dtype that the caller has checked.
 
     Args:
-        coefficients: likewise.
+        coefficients: scalars, or vectors with an entry for each tensor.
         dtype: the compute dtype.
-        params: likewise.
-        grads: likewise.
-        mu: likewise.
-        nu: likewise.
+        params: n tensors of static shape.
+        grads: dense gradients, of the same shapes.
+        mu: the first moments, of the same shapes.
+        nu: the second moments, of the same shapes.
         planned: the calls to make; None: as full ones as may be.
     """
     results: list[Any] = [None] * len(params)
