@@ -109,9 +109,9 @@ std::size_t run_launches(const UpdateCall<T>& call) {
   return plan.launches().size();
 }
 
-// The update as a GPU runs it. Each leaf has seven arrays: params, grads, mu, nu and the outputs,
-// which may be inputs. With an index all but the gradients are stacks. Returns the number of
-// launches.
+// The update as a GPU runs it. Each leaf has its inputs, from params, grads, mu and nu on, and then
+// its outputs, which may be inputs. With an index all but the gradients are stacks. Returns the
+// number of launches.
 template <typename T>
 std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const std::int64_t rows,
                    const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves,
@@ -129,8 +129,9 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
       call.entry = {&*index, static_cast<std::int64_t>(a.at(0).size()) / length};
     }
     Streams<T> leaf;
-    for (int i = 0; i < kStreams; ++i) leaf.in[i] = a.at(i).data();
-    for (int i = 0; i < kResults; ++i) leaf.out[i] = a.at(kStreams + i).data();
+    const int inputs = static_cast<int>(a.size()) - kResults;
+    for (int i = 0; i < kStreams; ++i) leaf.in[i] = a.at(i < inputs ? i : 1).data();
+    for (int i = 0; i < kResults; ++i) leaf.out[i] = a.at(inputs + i).data();
     leaf.length = length;
     call.leaves.push_back(leaf);
   }
