@@ -3,6 +3,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(NADAM_XLA_X86_64)
+#include "kernels/cpu/x86_features.h"
+#endif
+
 namespace nadam_xla::cpu {
 
 namespace baseline {
@@ -22,13 +26,9 @@ namespace {
 std::vector<const InstructionSet*> available() {
   std::vector<const InstructionSet*> sets = {&baseline::kInstructionSet};
 #if defined(NADAM_XLA_X86_64)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (has_avx2_and_fma()) {
     sets.push_back(&avx2::kInstructionSet);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-      sets.push_back(&avx512::kInstructionSet);
-    }
+    if (has_avx512()) sets.push_back(&avx512::kInstructionSet);
   }
 #endif
   return sets;

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from imports import newly_imported
@@ -60,6 +61,20 @@ def run_update(max_isa: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", UPDATE], env=environment, capture_output=True, text=True, check=False
     )
+
+
+INSTRUCTION_SETS = {
+    "baseline": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx2", "fma", "avx512f", "avx512vl", "avx512bw", "avx512dq"},
+}
+
+
+def test_the_instruction_sets_are_those_that_the_system_tells_of() -> None:
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    expected = [name for name, needed in INSTRUCTION_SETS.items() if needed <= flags]
+    assert _native.available_instruction_sets() == expected
 
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
