@@ -19,10 +19,12 @@ endif
 LOWEST = $(shell $(PYTHON) tools/requirements.py --lowest $1)
 LOWEST_JAX = $(call LOWEST,jax)
 LOWEST_TENSORFLOW = $(patsubst tensorflow==%,tensorflow-cpu==%,$(call LOWEST,tensorflow keras))
-# Newer versions of JAX exist for Python 3.12 than for 3.11. pyenv's python3.12 is on the PATH even
-# where it does not run, so each candidate is tried.
-PYTHON312 ?= $(shell for python in python3.12 "$$(pyenv root)"/versions/3.12*/bin/python3.12; do \
+# A Python of a version. pyenv's are on the PATH even where they do not run, so each candidate is
+# tried.
+PYTHON_OF = $(shell for python in python$1 "$$(pyenv root)"/versions/$1.*/bin/python$1; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
+# Newer versions of JAX exist for Python 3.12 than for 3.11.
+PYTHON312 ?= $(call PYTHON_OF,3.12)
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
     test-all test-lowest-jax test-newest-jax test-lowest-tensorflow test-absent-devices \
@@ -68,14 +70,14 @@ test-diagnosis: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; Keras's training curves for each argument; Keras's own tests with our class; and
-# what XLA's compilers make of steps for GPUs and TPUs that are not there.
+# user installs it; Keras's training curves for each argument; Keras's own tests with our class; what
+# XLA's compilers make of steps for GPUs and TPUs that are not there; and the wheels, each installed.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-curves-jax test-curves-tensorflow test-keras-own-jax \
-	    test-keras-own-tensorflow
+	    test-keras-own-tensorflow test-wheels
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -133,6 +135,8 @@ docs: $(VENV)/.with-docs
 	rm -rf docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python -m pytest tests/site
+
+include tools/wheels/wheels.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -71,8 +72,9 @@ INSTRUCTION_SETS = {
 
 
 def test_the_instruction_sets_are_those_that_the_system_tells_of() -> None:
-    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    flags = set(found[1].split()) if found else set()
+    told = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    # Under an emulator the system tells of the machine around it.
+    flags = set(told[1].split()) if told and platform.machine() == "x86_64" else set()
     expected = [name for name, needed in INSTRUCTION_SETS.items() if needed <= flags]
     assert _native.available_instruction_sets() == expected
 

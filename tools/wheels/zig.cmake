@@ -15,10 +15,14 @@ set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR ${ZIG_ARCHITECTURE})
 set(CMAKE_CXX_COMPILER ${ZIG} c++ -target ${ZIG_ARCHITECTURE}-linux-gnu.${glibc})
 
+# nanobind 3.1 writes to stderr, whose header libc++ does not bring along and, for the stable ABI,
+# neither does CPython.
+set(CMAKE_CXX_FLAGS_INIT "-include stdio.h")
+
 # What zig is not told to use it forbids to clang, and clang 18 to 20 has the 512-bit registers of
 # AVX-512 as a feature of their own, which -mavx512f alone does not turn on again.
 if(ZIG_ARCHITECTURE STREQUAL x86_64)
-  set(CMAKE_CXX_FLAGS_INIT -mevex512)
+  string(APPEND CMAKE_CXX_FLAGS_INIT " -mevex512")
 endif()
 
 # Each tool is a command of the one executable.

@@ -1,0 +1,1 @@
+"""Wheels for machines other than this one."""
