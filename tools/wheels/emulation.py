@@ -1,0 +1,97 @@
+"""Makes an environment for aarch64 on a machine that is another, with the wheel that is in dist/.
+
+    python -m tools.wheels.emulation FOLDER PYTHON3.11
+
+FOLDER is then as a virtual environment is, but its Python is Debian's for arm64, and runs in QEMU's
+emulator of a process. Processes that it starts by `sys.executable` do so, too. It needs Debian, and
+root where the emulator is not installed.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from zipfile import ZipFile
+
+from tools.wheels.building import DIST, build_environment, build_wheel, run
+
+# Debian 12 has this one, and there is a wheel for it alone.
+VERSION = "3.11"
+PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6")
+REQUIREMENTS = ("pytest>=8", "hypothesis>=6.100")
+GLIBCS = ("manylinux2014", "manylinux_2_17", "manylinux_2_26", "manylinux_2_27", "manylinux_2_28")
+
+
+def main() -> None:
+    """Makes the environment."""
+    parser = argparse.ArgumentParser(prog="python -m tools.wheels.emulation")
+    parser.add_argument("folder", type=Path, help="where it will be")
+    parser.add_argument("python", help="a Python 3.11 of this machine")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    install_emulator()
+    make_environment(folder, root_of_debian(folder / "root"))
+    packages = folder / f"lib/python{VERSION}/site-packages"
+    install(packages, wheel())
+    add_testing_module(packages, arguments.python)
+
+
+def install_emulator() -> None:
+    """Installs what is missing of the emulator and of what unpacks Debian's packages."""
+    programs = {"qemu-aarch64": "qemu-user", "mmdebstrap": "mmdebstrap"}
+    missing = [package for program, package in programs.items() if not shutil.which(program)]
+    if missing:
+        run("apt-get", "update")
+        run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+
+
+def root_of_debian(folder: Path) -> Path:
+    """A Debian for arm64 with a Python, unpacked and not set up: it only lends its files."""
+    unpacked = ["--variant=extract", "--architectures=arm64", "--skip=check/qemu"]
+    run("mmdebstrap", *unpacked, f"--include={','.join(PACKAGES)}", "bookworm", folder)
+    return folder
+
+
+def make_environment(folder: Path, root: Path) -> None:
+    """Makes what `venv` makes, with a program in the place of the link to the interpreter.
+
+    The interpreter takes the program for itself, so that `sys.executable` is what can be run here.
+    """
+    home = root / "usr/bin"
+    (folder / "pyvenv.cfg").write_text(f"home = {home}\nversion = {VERSION}\n")
+    python = folder / "bin/python"
+    python.parent.mkdir()
+    emulated = f'qemu-aarch64 -0 "$0" -L {root} {home}/python{VERSION}'
+    python.write_text(f'#!/bin/sh\nexec {emulated} "$@"\n')
+    python.chmod(0o755)
+
+
+def wheel() -> Path:
+    """The wheel that `make wheels` has built for this Python and aarch64."""
+    (found,) = DIST.glob("nadam_xla-*-cp311-*_aarch64.whl")
+    return found
+
+
+def install(packages: Path, wheel: Path) -> None:
+    """Installs the wheel with JAX, and what runs the tests."""
+    platforms = [f"--platform={glibc}_aarch64" for glibc in GLIBCS]
+    foreign = [f"--python-version={VERSION}", "--only-binary=:all:", *platforms]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+    run(*pip, "--target", packages, *foreign, f"{wheel}[jax]", *REQUIREMENTS)
+
+
+def add_testing_module(packages: Path, python: str) -> None:
+    """Builds the module that tests reach the lower layers by, and puts it beside the wheel's."""
+    (sdist,) = DIST.glob("nadam_xla-*.tar.gz")
+    definitions = {"NADAM_XLA_CUDA": "OFF", "NADAM_XLA_TESTING": "ON"}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = build_environment(python, Path(folder))
+        with ZipFile(build_wheel(environment, "aarch64", sdist, definitions)) as archive:
+            (module,) = (name for name in archive.namelist() if "_native_testing." in name)
+            archive.extract(module, packages)
+
+
+if __name__ == "__main__":
+    main()
