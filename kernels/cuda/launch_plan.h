@@ -11,12 +11,8 @@
 namespace nadam_xla::cuda {
 
 // What the parameters of a launch may hold, in bytes.
-inline constexpr std::size_t kSmallParameters = 4096;  // with every toolkit
-#if !defined(CUDART_VERSION) || CUDART_VERSION >= 12010
-inline constexpr std::size_t kLargestParameters = 32764;
-#else
-inline constexpr std::size_t kLargestParameters = kSmallParameters;
-#endif
+inline constexpr std::size_t kSmallParameters = 4096;
+inline constexpr std::size_t kLargestParameters = 32764;  // from CUDA 12.1 on
 
 // How many leaves a launch holds in so many bytes: beside each stands the number of its first
 // tile. `of_one`: the size of the parameters for one leaf.

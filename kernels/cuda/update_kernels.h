@@ -1,0 +1,20 @@
+// The kernels of the update by their addresses on the host. nvcc compiles these and no other code
+// of the host, whose compiler and standard library may then be other ones than nvcc works with.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/cuda/update_launch.h"
+
+namespace nadam_xla::cuda {
+
+// Each has one parameter: an UpdateLaunch<T, kUpdateCapacity<T, kBytes>>.
+struct UpdateKernels {
+  const void* returning_params;
+  const void* returning_change;
+};
+
+template <typename T, std::size_t kBytes>
+UpdateKernels update_kernels();
+
+}  // namespace nadam_xla::cuda
