@@ -157,7 +157,7 @@ format: $(VENV)/.with-dev
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 # One editable installation; each target adds the packages of its own extra to it. The tests need
-# the CUDA module; elsewhere it is built where there is an nvcc.
+# the CUDA kernels; elsewhere they are built where there is an nvcc.
 $(VENV)/.with-test: export CUDACXX = $(abspath $(NVCC))
 $(VENV)/.with-test: WITH_CUDA := $(DEFINE).NADAM_XLA_CUDA=ON
 $(VENV)/.with-test: | $(NVCC)

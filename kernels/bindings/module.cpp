@@ -1,11 +1,14 @@
-// The Python module nadam_xla._native: the CPU handlers, and facts about this build.
+// The Python module nadam_xla._native: the CPU handlers, the way to the CUDA handlers, and
+// facts about this build.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "kernels/bindings/cuda_library.h"
 #include "kernels/bindings/registration.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/ffi/cpu_handlers.h"
@@ -16,6 +19,7 @@
 
 namespace nb = nanobind;
 
+namespace nadam_xla {
 namespace {
 
 std::string compiler() {
@@ -31,14 +35,23 @@ std::string compiler() {
   return name;
 }
 
+std::vector<Registration> registrations() {
+  return {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
+          {ffi::update_target(RowLayout::kV2), "Host", &nadam_xla_update_v2_cpu},
+          {ffi::kUpdateEntryTarget, "Host", &nadam_xla_update_entry_v1_cpu},
+          {ffi::kSumSquaresTarget, "Host", &nadam_xla_sum_squares_v1_cpu}};
+}
+
 }  // namespace
+}  // namespace nadam_xla
 
 NB_MODULE(_native, m) {
   using namespace nadam_xla;
-  define_registrations(m, {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
-                           {ffi::update_target(RowLayout::kV2), "Host", &nadam_xla_update_v2_cpu},
-                           {ffi::kUpdateEntryTarget, "Host", &nadam_xla_update_entry_v1_cpu},
-                           {ffi::kSumSquaresTarget, "Host", &nadam_xla_sum_squares_v1_cpu}});
+  m.def("registrations", [] { return capsules(registrations()); }, kRegistrationsDoc);
+  m.def(
+      "register_with_runtime",
+      [](const std::uintptr_t api_address) { register_with_runtime(registrations(), api_address); },
+      nb::arg("api_address"), kRegisterWithRuntimeDoc);
   m.def(
       "row_fields",
       [] { return std::vector<std::string>(std::begin(kRowFields), std::end(kRowFields)); },
@@ -52,6 +65,8 @@ NB_MODULE(_native, m) {
       "The instruction set that the loops use in this process.");
   m.def("available_instruction_sets", &cpu::available_instruction_sets,
         "The instruction sets that this machine can run, narrowest first.");
+  define_cuda_library(m);
+  m.attr("VERSION") = NADAM_XLA_VERSION;
   m.attr("COMPILER") = compiler();
   m.attr("FFI_API_VERSION") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
 }

@@ -1,9 +1,7 @@
 #include "kernels/bindings/registration.h"
 
-#include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -21,6 +19,8 @@ std::string take_message(const XLA_FFI_Api* api, XLA_FFI_Error* error) {
   api->XLA_FFI_Error_Destroy(&destroy);
   return message;
 }
+
+}  // namespace
 
 nb::dict capsules(const std::vector<Registration>& registrations) {
   nb::dict capsules;
@@ -47,22 +47,6 @@ void register_with_runtime(const std::vector<Registration>& registrations,
                                r.platform + ": " + take_message(api, error));
     }
   }
-}
-
-}  // namespace
-
-void define_registrations(nb::module_& m, std::vector<Registration> registrations) {
-  m.def(
-      "registrations", [registrations] { return capsules(registrations); },
-      "By custom-call target the handlers of its stages, as jax.ffi.register_ffi_target takes "
-      "them.");
-  m.def(
-      "register_with_runtime",
-      [registrations = std::move(registrations)](std::uintptr_t api_address) {
-        register_with_runtime(registrations, api_address);
-      },
-      nb::arg("api_address"),
-      "Registers the handlers with the XLA runtime whose XLA_FFI_Api stands at this address.");
 }
 
 }  // namespace nadam_xla

@@ -23,7 +23,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     """Takes the place of ``keras.optimizers.Nadam``: same arguments, variables and files, faster.
 
     On the TensorFlow backend (eagerly, in ``tf.function``, compiled) and on the JAX backend, on the
-    CPU and on GPUs for which there is the CUDA module, a step updates all variables and moments in
+    CPU and on GPUs for which there are CUDA kernels, a step updates all variables and moments in
     place, in one pass over memory. Under ``tf.distribute``'s MirroredStrategy and
     MultiWorkerMirroredStrategy each replica does so; as in stock Keras, each clips its own
     gradients before they are summed. On other backends and devices, and under another strategy, it

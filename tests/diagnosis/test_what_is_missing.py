@@ -146,7 +146,7 @@ def test_an_instruction_set_that_there_is_not(tmp_path: Path) -> None:
 
 
 def test_kernels_that_are_turned_off() -> None:
-    environment = {"NADAM_XLA_DISABLE": "cpu", "KERAS_BACKEND": "tensorflow"}
+    environment = {"NADAM_XLA_DISABLE": "cpu,cuda", "KERAS_BACKEND": "tensorflow"}
     said = diagnosis(MEASURE_NOTHING, environment=environment)
     updates = {"jax": "stablehlo", "tensorflow": "none", "keras": "stock"}
     for framework, expected in updates.items():

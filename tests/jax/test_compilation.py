@@ -51,7 +51,7 @@ class TestAheadOfTime:
         params = some_params()
         traced = jax.jit(step).trace(params, TX.init(params), params)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        # MODULES: this installation may be one without the CUDA module
+        # MODULES: this installation may be one without the CUDA kernels
         assert text.count("custom_call @nadam_xla_update_v2") == int(platform in MODULES)
 
 

@@ -60,7 +60,7 @@ def test_gpus_that_are_too_old_run_plain_stablehlo_and_a_warning_says_so(
     capabilities: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus = [SimpleNamespace(compute_capability=capability) for capability in capabilities]
-    modules = {**native.MODULES, "cuda": SimpleNamespace(ARCHITECTURES=(75, 80, 90))}
+    modules = {**native.MODULES, "cuda": SimpleNamespace(architectures=(75, 80, 90))}
     monkeypatch.setattr(native, "MODULES", modules)
     monkeypatch.setattr(jax, "local_devices", lambda backend: gpus)
     says_so = pytest.warns(

@@ -32,7 +32,7 @@ def test_it_tells_what_the_program_holds(
     platform: str, exported: bool, modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jax.clear_caches()  # which do not know which modules there are
-    kernels = SimpleNamespace(ARCHITECTURES=(75,))
+    kernels = SimpleNamespace(architectures=(75,))
     monkeypatch.setattr(native, "MODULES", dict.fromkeys(modules, kernels))
     path = update_path(platform, exported=exported)
     assert path.update == (
@@ -58,7 +58,7 @@ def test_to_ask_for_gpus_that_are_too_old_warns_of_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpu = SimpleNamespace(compute_capability="7.0")
-    monkeypatch.setattr(native, "MODULES", {"cuda": SimpleNamespace(ARCHITECTURES=(75, 80))})
+    monkeypatch.setattr(native, "MODULES", {"cuda": SimpleNamespace(architectures=(75, 80))})
     monkeypatch.setattr(jax, "local_devices", lambda backend: {"cuda": [gpu]}.get(backend, []))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -109,23 +109,6 @@ def test_what_a_statement_imports_is_seen() -> None:
     assert newly_imported("import nadam_xla.jax", ("jax", "optax", "torch")) != []
 
 
-def test_without_the_cuda_module_there_is_the_cpu_alone() -> None:
-    """As where it was built without nvcc."""
-    output = output_of("""
-import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name == "nadam_xla._native_cuda":
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Hidden())
-from nadam_xla.native import MODULES
-print(*MODULES)
-""")
-    assert output.split() == ["cpu"]
-
-
 STEP = """
 import jax, jax.export, jax.numpy as jnp
 from nadam_xla.jax import nadam, sum_squares, update_path

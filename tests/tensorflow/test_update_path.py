@@ -39,7 +39,7 @@ def test_why_a_gpu_has_none(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = {"cuda": SimpleNamespace(ARCHITECTURES=(75, 90))} if has_module else {}
+    module = {"cuda": SimpleNamespace(architectures=(75, 90))} if has_module else {}
     monkeypatch.setattr(native, "MODULES", {"cpu": native.MODULES["cpu"], **module})
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: with_cuda)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["a GPU"])

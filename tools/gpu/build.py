@@ -1,4 +1,4 @@
-"""Builds the package with its CUDA module into a folder of its own, and the program beside it."""
+"""Builds the package with its CUDA kernels into a folder of its own, and the program beside it."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,0 +1,79 @@
+"""What a library with the CUDA kernels must have for GPUs: tests for whoever says which library."""
+
+import re
+import subprocess
+from collections import defaultdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from nadam_xla._native import CudaLibrary
+
+ARCHITECTURES = {75, 80, 86, 89, 90, 100, 120}
+
+
+def cuobjdump(library: Path, *arguments: str) -> str:
+    (program,) = (
+        file.locate()
+        for file in metadata.files("nvidia-cuda-cuobjdump") or ()
+        if file.name == "cuobjdump"
+    )
+    command = [str(program), *arguments, str(library)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def instructions(library: Path) -> dict[tuple[int, str], list[str]]:
+    """The machine instructions of each kernel for each architecture: (90, name) -> [...]."""
+    found: dict[tuple[int, str], list[str]] = defaultdict(list)
+    architecture, kernel = 0, ""
+    for line in cuobjdump(library, "-sass").splitlines():
+        if code := re.search(r"code for sm_(\d+)", line):
+            architecture = int(code[1])
+        elif function := re.search(r"Function : (\S+)", line):
+            kernel = function[1]
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]+)", line):
+            found[architecture, kernel].append(instruction[1])
+    return found
+
+
+def kernels(library: Path, name: str) -> dict[tuple[int, str], list[str]]:
+    return {key: code for key, code in instructions(library).items() if f"{name}I" in key[1]}
+
+
+class MachineCode:
+    """A subclass has a fixture ``library``: the file."""
+
+    def test_every_architecture_has_its_machine_code_and_all_others_ptx(
+        self, library: Path
+    ) -> None:
+        listed = set(CudaLibrary(str(library)).architectures)
+        assert listed <= ARCHITECTURES
+        built = {architecture for architecture, _ in instructions(library)}
+        assert built == listed
+        of_ptx = {
+            int(found) for found in re.findall(r"\.sm_(\d+)\.ptx", cuobjdump(library, "-lptx"))
+        }
+        assert of_ptx == {min(built)}, "what the oldest can run, every other can be compiled from"
+
+    def test_no_kernel_uses_local_memory(self, library: Path) -> None:
+        names = {name for _, name in instructions(library)}
+        # Two element types, two sizes of the parameters; and two kinds of results, or two kernels.
+        assert len(names) == 2 * 2 * 2 + 2 * 2 * 2
+        for key, code in instructions(library).items():
+            assert not any(opcode.startswith(("LDL", "STL")) for opcode in code), key
+
+    def test_the_inner_loop_of_the_update_moves_16_bytes_at_a_time(self, library: Path) -> None:
+        """Two packs of each of four streams are loaded before the first of six is stored."""
+        found = kernels(library, "update_kernel")
+        assert found
+        for key, code in found.items():
+            wide = [opcode for opcode in code if opcode.startswith(("LDG.E.128", "STG.E.128"))]
+            assert [opcode[:3] for opcode in wide] == ["LDG"] * 8 + ["STG"] * 6, key
+
+    def test_the_sums_of_squares_load_16_bytes_at_a_time(self, library: Path) -> None:
+        found = kernels(library, "sum_parts_kernel")
+        assert found
+        for key, code in found.items():
+            assert sum(opcode.startswith("LDG.E.128") for opcode in code) >= 4, key
+            assert not any(opcode.startswith(("ATOM", "RED.")) for opcode in code), key
