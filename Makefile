@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-CXX_FILES := $(shell find kernels tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find kernels tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 # What the native modules, and so the editable installation, are made of.
 SOURCES := pyproject.toml $(shell find CMakeLists.txt kernels -type f)
 DEFINE := --config-settings=cmake.define
@@ -169,7 +169,8 @@ $(VENV)/.with-%: $(SOURCES) | $(BIN)/python
 $(VENV)-cuda/nvcc: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet $$($(PYTHON) tools/requirements.py cuda-toolkit)
-	printf '#!/bin/sh\nexec %s "$$@"\n' $(abspath $(@D))/lib/python*/site-packages/nvidia/cu*/bin/nvcc >$@
+	cd $(@D)/lib/python*/site-packages/nvidia/cu13 && ln -s lib lib64  # where nvcc looks
+	printf '#!/bin/sh\nexec %s "$$@"\n' $(abspath $(@D))/lib/python*/site-packages/nvidia/cu13/bin/nvcc >$@
 	chmod +x $@
 
 $(BIN)/python:
