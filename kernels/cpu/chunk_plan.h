@@ -69,8 +69,8 @@ class ChunkPlan {
 };
 
 // Some chunks a thread, so that the threads finish together, each long enough that the streams run
-// undisturbed; below the shortest no other thread is worth waking (docs/performance/tried.md). Measured
-// on two threads.
+// undisturbed; below the shortest no other thread is worth waking (docs/performance/tried.md).
+// Measured on two threads.
 inline std::int64_t chunk_length(const std::int64_t elements, const std::int64_t threads) {
   constexpr std::int64_t kShortest = 8 * 1024;
   constexpr std::int64_t kLongest = 128 * 1024;
