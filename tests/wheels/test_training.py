@@ -9,8 +9,10 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from distributions import ROOT, wheel_of
@@ -74,10 +76,17 @@ def run(*command: str | Path) -> str:
     return result.stdout
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that is gone afterwards: an environment takes more than a gigabyte."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize("environment", environments(), ids=str)
-def test_it_trains(environment: Environment, tmp_path: Path) -> None:
-    run(interpreter(environment.python), "-m", "venv", "--without-pip", tmp_path)
-    python = tmp_path / "bin" / "python"
+def test_it_trains(environment: Environment, folder: Path) -> None:
+    run(interpreter(environment.python), "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
     wheel = wheel_of(ABI[environment.python], ARCHITECTURE)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
     run(*pip, f"{wheel}[{environment.extra}]", *environment.requirements)
