@@ -19,16 +19,19 @@ def run(
 ) -> str:
     """What the command prints; it must end well, and leave the standard error alone.
 
+    Other tests of this process may have made XLA believe in more devices; here there is one CPU.
+
     Args:
         *arguments: of the command.
         modules: a folder of modules that come before those that are installed.
         environment: variables beside those of this process.
         cores: those that the command may use.
     """
+    own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     path = {"PYTHONPATH": str(modules)} if modules else {}
     process = subprocess.run(
         [sys.executable, "-m", "nadam_xla", *arguments],
-        env={**os.environ, **path, **(environment or {})},
+        env={**own, **path, **(environment or {})},
         cwd="/",  # the package is the one that is installed
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         capture_output=True,

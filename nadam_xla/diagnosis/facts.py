@@ -8,24 +8,48 @@ SCHEMA: Literal[1] = 1
 """Counted up when a key changes its meaning or goes; a new key leaves it as it is."""
 
 
-class Cores(TypedDict):
-    """Of the processor."""
+class Diagnosis(TypedDict):
+    """All of it."""
 
-    usable: int  #: by this process, after its affinity
-    present: int
-    quota: float | None  #: of its control group: the time of how many cores it gets
+    schema: Literal[1]
+    nadam_xla: str
+    system: "System"
+    packages: dict[str, str | None]  # versions as installed; null: not installed
+    environment: dict[str, str]  # the variables that are set and bear on it
+    native: "Native"
+    jax: "Framework"
+    tensorflow: "Framework"
+    keras: "Framework"
+    measurement: "Measurement | None"  # null: none was asked for
 
 
 class System(TypedDict):
     """The machine and its software."""
 
     os: str
-    machine: str  #: x86_64, aarch64
+    machine: str  # x86_64, aarch64
     libc: str | None
     cpu: str | None
-    cores: Cores
-    transparent_huge_pages: str | None  #: always, madvise, never
+    cores: "Cores"
+    transparent_huge_pages: str | None  # always, madvise, never
     python: str
+
+
+class Cores(TypedDict):
+    """Of the processor."""
+
+    usable: int  # by this process, after its affinity
+    present: int
+    quota: float | None  # of its control group: the time of how many cores it gets
+
+
+class Native(TypedDict):
+    """The native modules, and what they make of this machine."""
+
+    modules: "list[NativeModule]"
+    instruction_set: str | None  # in use
+    instruction_sets: list[str] | None  # that this machine can run
+    error: str | None
 
 
 class NativeModule(TypedDict):
@@ -33,7 +57,7 @@ class NativeModule(TypedDict):
 
     platform: str
     used: bool
-    reason: str | None  #: why it is not used
+    reason: str | None  # why it is not used
     file: str | None
     compiler: str | None
     ffi_api_version: str | None
@@ -42,30 +66,35 @@ class NativeModule(TypedDict):
     cuda_driver: str | None
 
 
-class Native(TypedDict):
-    """The native modules, and what they make of this machine."""
+class Framework(TypedDict):
+    """JAX, TensorFlow or Keras, in a process of its own."""
 
-    modules: list[NativeModule]
-    instruction_set: str | None  #: in use
-    instruction_sets: list[str] | None  #: that this machine can run
-    error: str | None
+    version: str | None
+    backend: str | None  # of Keras
+    registered: list[str]  # the platforms for which its XLA was given the handlers
+    threads: int | None  # of its XLA, which the CPU's kernel shares
+    devices: "list[DevicePath]"
+    programs: "list[ProgramPath]"
+    allocator: str | None  # what answers malloc
+    large_step: "LargeStep | None"
+    error: str | None  # why it, or nadam_xla in it, is of no use
 
 
 class DevicePath(TypedDict):
     """Which update runs on the devices of one kind."""
 
-    device: str  #: as the framework names their platform or type
+    device: str  # as the framework names their platform or type
     kind: str | None
     count: int
     update: Update
     reason: str | None
-    step: str | None  #: what came of one that was tried: "ran", or its error; null: none was
+    step: str | None  # what came of one that was tried: "ran", or its error; null: none was
 
 
 class ProgramPath(TypedDict):
     """Which update runs in a program that is not one device's alone, or is run elsewhere."""
 
-    partitioned: bool  #: over the devices of a mesh
+    partitioned: bool  # over the devices of a mesh
     exported: bool
     update: Update
     reason: str | None
@@ -75,23 +104,23 @@ class LargeStep(TypedDict):
     """What a step with much temporary memory costs in page faults, on the CPU."""
 
     temporary_mib: float
-    page_faults: int  #: of a step, the median
-    faults_anew: bool  #: whether they are most of its temporary memory
+    page_faults: int  # of a step, the median
+    faults_anew: bool  # whether they are most of its temporary memory
     advice: str | None
 
 
-class Framework(TypedDict):
-    """JAX, TensorFlow or Keras, in a process of its own."""
+class Measurement(TypedDict):
+    """Steps that take turns, for half a second."""
 
-    version: str | None
-    backend: str | None  #: of Keras
-    registered: list[str]  #: the platforms for which its XLA was given the handlers
-    threads: int | None  #: of its XLA, which the CPU's kernel shares
-    devices: list[DevicePath]
-    programs: list[ProgramPath]
-    allocator: str | None  #: what answers malloc
-    large_step: LargeStep | None
-    error: str | None  #: why it, or nadam_xla in it, is of no use
+    framework: str | None
+    device: str | None
+    update: Update | None
+    parameters: int | None  # float32
+    turns: int | None
+    milliseconds: float | None  # of our step, the median
+    gigabytes_per_second: float | None  # that it moves, 28 bytes a parameter
+    ratios: "list[Ratio]"
+    error: str | None
 
 
 class Ratio(TypedDict):
@@ -101,35 +130,6 @@ class Ratio(TypedDict):
     median: float
     first_quartile: float
     third_quartile: float
-
-
-class Measurement(TypedDict):
-    """Steps that take turns, for half a second."""
-
-    framework: str | None
-    device: str | None
-    update: Update | None
-    parameters: int | None  #: float32
-    turns: int | None
-    milliseconds: float | None  #: of our step, the median
-    gigabytes_per_second: float | None  #: that it moves, 28 bytes a parameter
-    ratios: list[Ratio]
-    error: str | None
-
-
-class Diagnosis(TypedDict):
-    """All of it."""
-
-    schema: Literal[1]
-    nadam_xla: str
-    system: System
-    packages: dict[str, str | None]  #: versions as installed; null: not installed
-    environment: dict[str, str]  #: the variables that are set and bear on it
-    native: Native
-    jax: Framework
-    tensorflow: Framework
-    keras: Framework
-    measurement: Measurement | None  #: null: none was asked for
 
 
 BLANK_NATIVE: Native = {

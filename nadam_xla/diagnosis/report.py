@@ -32,7 +32,8 @@ _PROGRAMS = {
     (True, False): "on a mesh",
     (False, True): "exported",
     (True, True): "exported, mesh",
-}  # by whether they are partitioned, and exported
+}
+"""Labels of programs, by whether they are partitioned, and exported."""
 
 Rows = Iterator[tuple[str, str]]
 

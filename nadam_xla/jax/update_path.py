@@ -10,7 +10,7 @@ from nadam_xla.update_path import UpdatePath
 def update_path(
     device: jax.Device | str | None = None, *, partitioned: bool = False, exported: bool = False
 ) -> UpdatePath:
-    """Which update a program runs that holds a step of :mod:`nadam_xla.jax`.
+    """Which update a program runs that holds a step of ``nadam_xla.jax``.
 
     ::
 
