@@ -106,7 +106,8 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
       const std::int32_t pack = first + u * kWarp;
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
-        Pack<T, kPack> results[kResults];
+        // In the place of what they are made of: registers of their own would be too many.
+        Pack<T, kPack>(&results)[kStreams] = packs[u];
         NADAM_XLA_UNROLL
         for (int k = 0; k < kPack; ++k) {
           Element<T> element;
