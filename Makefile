@@ -77,7 +77,7 @@ test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-curves-jax test-curves-tensorflow test-keras-own-jax \
-	    test-keras-own-tensorflow test-wheels
+	    test-keras-own-tensorflow test-wheels test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	$(<D)/bin/pytest tests/jax
@@ -137,6 +137,7 @@ docs: $(VENV)/.with-docs
 	$(BIN)/python -m pytest tests/site
 
 include tools/wheels/wheels.mk
+include tools/wheels/cuda.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.wheels.building import DIST, ROOT, build_environment, build_wheel, run
+from tools.wheels.building import DIST, ROOT, build_environment, build_wheel, run, tag
 
 ARCHITECTURES = ("x86_64", "aarch64")
 
@@ -39,18 +39,6 @@ def build_sdist() -> Path:
     run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, ROOT)
     (sdist,) = DIST.glob("nadam_xla-*.tar.gz")
     return sdist
-
-
-def tag(wheel: Path) -> Path:
-    """The wheel in dist/, with the oldest manylinux tag that its module keeps to.
-
-    auditwheel would take in libraries of other packages; that it finds none is seen to here.
-    """
-    before = set(DIST.iterdir())
-    auditwheel = [sys.executable, "-m", "auditwheel"]
-    run(*auditwheel, "repair", "--patcher", "none", "--wheel-dir", DIST, wheel)
-    (tagged,) = set(DIST.iterdir()) - before
-    return tagged
 
 
 def check(wheel: Path) -> None:

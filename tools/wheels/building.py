@@ -29,7 +29,7 @@ def build_environment(python: str, folder: Path) -> Path:
 
 
 def build_wheel(
-    environment: Path, architecture: str, sdist: Path, definitions: Mapping[str, str]
+    environment: Path, architecture: str, source: Path, definitions: Mapping[str, str]
 ) -> Path:
     """The wheel as scikit-build-core names it: for a Linux of which nothing is said.
 
@@ -40,7 +40,7 @@ def build_wheel(
     Args:
         environment: the Python of a build environment, whose ABI the wheel has.
         architecture: as Linux names it: x86_64 or aarch64.
-        sdist: what is built.
+        source: what is built: a source distribution, or a folder with a pyproject.toml.
         definitions: CMake's variables, beside those of the toolchain.
     """
     soabi = f"cpython-{version_of(environment)}-{architecture}-linux-gnu"
@@ -57,11 +57,23 @@ def build_wheel(
         "env.SETUPTOOLS_EXT_SUFFIX": f".{soabi}.so",
     }
     options = [f"--config-settings={name}={value}" for name, value in settings.items()]
-    folder = environment.parents[1] / architecture
+    folder = environment.parents[1] / architecture / source.name
     isolated = ["--no-build-isolation", "--no-deps"]  # the environment is one for this build
-    pip(environment, "wheel", *isolated, "--wheel-dir", folder, *options, sdist)
+    pip(environment, "wheel", *isolated, "--wheel-dir", folder, *options, source)
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def tag(wheel: Path) -> Path:
+    """The wheel in dist/, with the oldest manylinux tag that what is in it keeps to.
+
+    auditwheel would take in libraries of other packages; that it finds none is seen to here.
+    """
+    before = set(DIST.iterdir())
+    auditwheel = [sys.executable, "-m", "auditwheel"]
+    run(*auditwheel, "repair", "--patcher", "none", "--wheel-dir", DIST, wheel)
+    (tagged,) = set(DIST.iterdir()) - before
+    return tagged
 
 
 def version_of(environment: Path) -> str:
