@@ -31,6 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     install_emulator()
     make_environment(folder, root_of_debian(folder / "root"))
     packages = folder / f"lib/python{VERSION}/site-packages"
