@@ -41,8 +41,9 @@ class Quoted(NamedTuple):
 
 
 def quoted() -> Iterator[Quoted]:
-    for message, whose in re.findall(r"^### `(.+)`(?: \((.+)\))?$", PAGE, re.MULTILINE):
-        yield Quoted(message, whose or None)
+    for messages, whose in re.findall(r"^### (`.+`)(?: \((.+)\))?$", PAGE, re.MULTILINE):
+        for message in re.findall("`([^`]+)`", messages):
+            yield Quoted(message, whose or None)
 
 
 OURS = [q for q in quoted() if q.whose is None]
