@@ -7,9 +7,9 @@ that the update may wait for, and does not read. It returns the stacks of parame
 ``nu``, in which that entry is updated. Its parameter ``leaves`` is the number of leaves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from nadam_xla.jax.defining import define
 from nadam_xla.jax.primitive import bind
 from nadam_xla.streams import Streams
+
+T = TypeVar("T")
 
 STREAMS = Streams(has_params=True, returns_change=False)
 
@@ -38,7 +40,7 @@ def update_entry(
         apart: what an entry of the parameters goes through on its way out of its stack and back.
     """
     given = STREAMS.by_name(operands[: leaves * len(STREAMS.operands)])
-    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
+    stacks = stacks_of(given)
     entries = {
         name: group if name == "grads" else [entry_of(stack, index) for stack in group]
         for name, group in given.items()
@@ -50,6 +52,15 @@ def update_entry(
     updated: list[jax.Array] = jax.lax.optimization_barrier(bind(table, *flat, streams=STREAMS))
     updated[:leaves] = [apart(param) for param in updated[:leaves]]
     return [with_entry(stack, new, index) for stack, new in zip(stacks, updated, strict=True)]
+
+
+def stacks_of(given: Mapping[str, Sequence[T]]) -> list[T]:
+    """What there is for each stack, in the order of the results.
+
+    Args:
+        given: what there is for each array, by its stream.
+    """
+    return [of_stack for name in STREAMS.overwritten for of_stack in given[name]]
 
 
 def bind_entry(
@@ -77,7 +88,7 @@ def _abstract_eval(index: Any, table: Any, *operands: Any, leaves: int) -> list[
     if index.shape or index.dtype != jnp.int32:
         raise TypeError(f"the index is {index.str_short()}; it must be int32[]")
     given = STREAMS.by_name(operands[: leaves * len(STREAMS.operands)])
-    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
+    stacks = stacks_of(given)
     for i, stack in enumerate(stacks):
         grad = given["grads"][i % leaves]
         if stack.shape[1:] != grad.shape or not stack.shape:

@@ -22,6 +22,7 @@ from nadam_xla.jax.entry import (
     STREAMS,
     entry_of,
     nadam_update_entry_p,
+    stacks_of,
     update_entry,
     with_entry,
 )
@@ -99,7 +100,7 @@ def _planned(ctx: Any, operands: Sequence[Any], leaves: int, platform: str) -> l
     """
     own = leaves * len(STREAMS.operands)
     given = STREAMS.by_name(operands[:own])
-    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
+    stacks = stacks_of(given)
     order = ProgramOrder(stacks)
     add_operations(order, mlir.ir.InsertionPoint.current.block, functions_of(ctx))
     avals = ctx.avals_in[2:]
@@ -169,8 +170,8 @@ def _lower_slices(
     n = STREAMS.leaves(len(operands))
     own = n * len(STREAMS.operands)
     given, types = STREAMS.by_name(operands), STREAMS.by_name(avals)
-    stacks = [stack for name in STREAMS.overwritten for stack in given[name]]
-    of_stacks = [type_ for name in STREAMS.overwritten for type_ in types[name]]
+    stacks = stacks_of(given)
+    of_stacks = stacks_of(types)
     of_entries = [x.update(shape=x.shape[1:], sharding=None) for x in of_stacks]
     take = mlir.lower_fun(partial(_entries, leaves=n), multiple_results=True)
     entries = take(
