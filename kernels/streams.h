@@ -10,15 +10,21 @@
 namespace nadam_xla {
 
 // All that a leaf may have, in the order of travel: one stream of all leaves, then the next.
-enum class Stream { kParams, kGrads, kMu, kNu };
+enum class Stream { kParams, kGrads, kMu, kNu, kMaster };
 
-inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu"};
+inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu", "master"};
 inline constexpr int kStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
 
 // The optimizer's state. Each of its streams has a result of its own, behind that of the
 // parameters.
-inline constexpr int kStates = 2;
+inline constexpr int kStates = 3;
 inline constexpr int kResults = 1 + kStates;
+
+// The rule knows the streams before the master weights, which are a matter of how parameters are
+// stored; and the states among them.
+inline constexpr int kRuleStreams = 4;
+inline constexpr int kRuleStates = 2;
+inline constexpr int kRuleResults = 1 + kRuleStates;
 
 NADAM_XLA_INLINE constexpr Stream state(const int number) {
   return static_cast<Stream>(static_cast<int>(Stream::kMu) + number);
@@ -53,6 +59,11 @@ class StreamSet {
   }
 
   constexpr std::size_t count() const { return number_of(bits_); }
+
+  // How many results a leaf has: one for the parameters, or their change, and one for each state.
+  NADAM_XLA_INLINE constexpr int results() const {
+    return has(Stream::kMaster) ? kResults : kRuleResults;
+  }
 
   // Which of those that are there it is, counted from zero.
   constexpr std::size_t place(const Stream stream) const {

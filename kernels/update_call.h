@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/host_device.h"
+#include "kernels/storage.h"
 #include "kernels/streams.h"
 #include "kernels/update_rule.h"
 
@@ -14,29 +15,73 @@ namespace nadam_xla {
 // What the first results of a call hold.
 enum class Returns { kParams, kChange };
 
-// The streams of a stretch of `length` elements. An output is either the very memory of its input
-// or memory that overlaps none of the inputs.
+// The streams of a stretch of `length` elements, stored as the rule computes them. An output is
+// either the very memory of its input or memory that overlaps none of the inputs.
 template <typename T>
 struct Streams {
-  const T* in[kStreams];  // of one that a call lacks, the gradients: nothing reads them as that
-  T* out[kResults];       // the new parameters, or their change (the input: grads); the new states
+  const T* in[kRuleStreams];  // of one that a call lacks, the gradients: nothing reads them as that
+  T* out[kRuleResults];       // the new parameters, or their change; the new states
+  std::int64_t length;
+};
+
+// The same, each stored in a way of its own, and with the master weights.
+struct Leaf {
+  const void* in[kStreams];  // of one that a call lacks, the gradients: nothing reads them as that
+  void* out[kResults];       // the new parameters, or their change (the input: grads); the states
+  Storage stored[kStreams];  // of one that a call lacks: as the gradients
+  Storage stored_first;      // the first result
   std::int64_t length;
 
-  NADAM_XLA_INLINE const T* operator[](const Stream stream) const {
-    return in[static_cast<int>(stream)];
+  NADAM_XLA_INLINE Storage storage(const Stream stream) const {
+    return stored[static_cast<int>(stream)];
+  }
+  // A state is stored as it was.
+  NADAM_XLA_INLINE Storage storage_of_result(const int result) const {
+    return result == 0 ? stored_first : storage(stream_of_result(result));
   }
 };
 
-template <typename T>
-NADAM_XLA_INLINE Streams<T> part_of(const Streams<T>& s, const std::int64_t offset,
-                                    const std::int64_t length) {
-  Streams<T> part = s;
+NADAM_XLA_INLINE const void* advanced(const void* const p, const std::int64_t bytes) {
+  return static_cast<const char*>(p) + bytes;
+}
+NADAM_XLA_INLINE void* advanced(void* const p, const std::int64_t bytes) {
+  return static_cast<char*>(p) + bytes;
+}
+
+NADAM_XLA_INLINE Leaf part_of(const Leaf& leaf, const std::int64_t offset,
+                              const std::int64_t length) {
+  Leaf part = leaf;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kStreams; ++i) part.in[i] += offset;
+  for (int i = 0; i < kStreams; ++i) {
+    part.in[i] = advanced(leaf.in[i], offset * size_of(leaf.stored[i]));
+  }
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kResults; ++i) part.out[i] += offset;
+  for (int i = 0; i < kResults; ++i) {
+    part.out[i] = advanced(leaf.out[i], offset * size_of(leaf.storage_of_result(i)));
+  }
   part.length = length;
   return part;
+}
+
+// Whether all that the rule reads and writes is stored as it computes.
+template <typename T>
+NADAM_XLA_INLINE bool is_stored_as_computed(const Leaf& leaf, const StreamSet streams) {
+  bool all = leaf.stored_first == kStorageOf<T> && !streams.has(Stream::kMaster);
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kRuleStreams; ++i) all = all && leaf.stored[i] == kStorageOf<T>;
+  return all;
+}
+
+// Of a leaf that is stored so.
+template <typename T>
+NADAM_XLA_INLINE Streams<T> as_computed(const Leaf& leaf) {
+  Streams<T> streams;
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kRuleStreams; ++i) streams.in[i] = static_cast<const T*>(leaf.in[i]);
+  NADAM_XLA_UNROLL
+  for (int i = 0; i < kRuleResults; ++i) streams.out[i] = static_cast<T*>(leaf.out[i]);
+  streams.length = leaf.length;
+  return streams;
 }
 
 // Loops over the streams would keep gcc from vectorizing the loop over the elements.
@@ -52,11 +97,12 @@ NADAM_XLA_INLINE void store_states(const Streams<T>& s, const std::int64_t i, co
   ((s.out[1 + kState][i] = to.states[kState]), ...);
 }
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, bool kClamps = true, typename T>
 NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
-  const Updated<T> to = update_rule(row, element_of(s, i, std::make_index_sequence<kStreams>()));
+  const Updated<T> to =
+      update_rule<kClamps>(row, element_of(s, i, std::make_index_sequence<kRuleStreams>()));
   s.out[0][i] = kReturns == Returns::kParams ? to.params : to.change;
-  store_states(s, i, to, std::make_index_sequence<kStates>());
+  store_states(s, i, to, std::make_index_sequence<kRuleStates>());
 }
 
 // One entry of stacks: the streams that have results hold `entries` of `length` elements, all
@@ -67,18 +113,18 @@ struct Entry {
   std::int64_t entries = 1;
 };
 
-// The streams of the entry. It reads the index.
-template <typename T>
-NADAM_XLA_INLINE Streams<T> entry_of(const Streams<T>& s, const Entry& entry) {
-  if (entry.index == nullptr) return s;
+// The leaf with the streams of the entry. It reads the index.
+NADAM_XLA_INLINE Leaf entry_of(const Leaf& leaf, const Entry& entry) {
+  if (entry.index == nullptr) return leaf;
   const std::int64_t given = *entry.index;
   const std::int64_t from_above = given < entry.entries ? given : entry.entries - 1;
-  const std::int64_t offset = (from_above < 0 ? 0 : from_above) * s.length;
-  Streams<T> part = s;
+  const std::int64_t offset = (from_above < 0 ? 0 : from_above) * leaf.length;
+  Leaf part = leaf;
   NADAM_XLA_UNROLL
   for (int i = 0; i < kResults; ++i) {
-    part.in[static_cast<int>(stream_of_result(i))] += offset;
-    part.out[i] += offset;
+    const auto stream = static_cast<int>(stream_of_result(i));
+    part.in[stream] = advanced(leaf.in[stream], offset * size_of(leaf.stored[stream]));
+    part.out[i] = advanced(leaf.out[i], offset * size_of(leaf.storage_of_result(i)));
   }
   return part;
 }
@@ -91,8 +137,9 @@ struct UpdateCall {
   std::int64_t rows;   // 1: one row for all leaves; otherwise one for each, from `first_row` on
   std::int64_t first_row;
   Returns returns;
-  std::vector<Streams<T>> leaves;  // `length` counts the elements of one batch entry
+  std::vector<Leaf> leaves;  // `length` counts the elements of one batch entry
   StreamSet streams = StreamSet::with_params();
+  Rounding rounding = Rounding::kNearest;
   Entry entry = {};  // where it is one, `batch` is 1
 
   // The leaf's row in a batch entry's part of the table.

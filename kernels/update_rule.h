@@ -21,9 +21,11 @@
 
 #include <math.h>
 
+#include <cstdint>
 #include <limits>
 
 #include "kernels/host_device.h"
+#include "kernels/random_bits.h"
 #include "kernels/streams.h"
 
 namespace nadam_xla {
@@ -36,12 +38,16 @@ enum class RowLayout {
   kV2,
 };
 
-inline constexpr int kRowLength = 15;
+inline constexpr int kRowLength = 21;
 
-// The order of RowLayout::kV2; nadam_xla/coefficients.py has it too.
+// The order of RowLayout::kV2; nadam_xla/coefficients.py has it too. The last ones are the key of
+// the random numbers: a coefficient may be a float32, in which 16 bits, or 24, are a whole number.
 inline constexpr const char* kRowFields[kRowLength] = {
-    "c_m", "c_g",      "c_v",   "b1", "one_minus_b1", "b2",         "one_minus_b2", "learning_rate",
-    "eps", "eps_root", "decay", "l2", "grad_scale",   "clip_value", "skip"};
+    "c_m",           "c_g",          "c_v",      "b1",        "one_minus_b1",
+    "b2",            "one_minus_b2", "learning_rate", "eps",  "eps_root",
+    "decay",         "l2",           "grad_scale",    "clip_value", "skip",
+    "seed_high",     "seed_low",     "step_high",     "step_low",   "leaf",
+    "shard"};
 
 // How the rows of a table are read. A row of kV2 may end behind grad_scale: coefficients that are
 // not there are zero, which switches them off. So a program that was exported before a coefficient
@@ -90,10 +96,19 @@ NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
   return read;
 }
 
-// One element of each stream.
+// The row's key must be there.
+template <typename T>
+NADAM_XLA_INLINE RandomKey read_key(const T* const row) {
+  const auto whole = [row](const int i) {
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(row[i]));
+  };
+  return {whole(15) << 16 | whole(16), whole(20), whole(19), whole(17) << 16 | whole(18)};
+}
+
+// One element of each stream that the rule knows.
 template <typename T>
 struct Element {
-  T of[kStreams];
+  T of[kRuleStreams];
 
   NADAM_XLA_INLINE T operator[](const Stream stream) const { return of[static_cast<int>(stream)]; }
 };
@@ -101,7 +116,7 @@ struct Element {
 // What an element becomes; `params` is p + change.
 template <typename T>
 struct Updated {
-  T params, change, states[kStates];
+  T params, change, states[kRuleStates];
 };
 
 NADAM_XLA_INLINE float square_root(float x) { return ::sqrtf(x); }
@@ -114,6 +129,12 @@ template <typename T>
 NADAM_XLA_INLINE T within(const T limit, const T x) {
   const T from_above = x > limit ? limit : x;
   return from_above < -limit ? -limit : from_above;
+}
+
+// Whether the row says so.
+template <typename T>
+NADAM_XLA_INLINE bool clamps(const Row<T>& row) {
+  return !row.clips_infinity || row.clip_value != std::numeric_limits<T>::infinity();
 }
 
 template <typename T>
@@ -133,11 +154,13 @@ NADAM_XLA_INLINE T product_if_on(const T coefficient, const T x) {
 template <typename T>
 inline constexpr T kNoChange = -T(0);
 
-// The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
-template <typename T>
+// The caller handles `row.skip`: a skipped leaf needs no arithmetic at all. And it may say that the
+// row does not clamp, which then costs nothing.
+template <bool kClamps = true, typename T>
 NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of) {
   const T p = of[Stream::kParams];
-  const T gradient = clamp(row, row.grad_scale * of[Stream::kGrads]) + product_if_on(row.l2, p);
+  const T scaled = row.grad_scale * of[Stream::kGrads];
+  const T gradient = (kClamps ? clamp(row, scaled) : scaled) + product_if_on(row.l2, p);
   const T mu = row.b1 * of[Stream::kMu] + row.one_minus_b1 * gradient;
   const T nu = row.b2 * of[Stream::kNu] + row.one_minus_b2 * (gradient * gradient);
   const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /

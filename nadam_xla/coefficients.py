@@ -54,6 +54,12 @@ class Coefficients(NamedTuple):
     grad_scale: Scalar = 1.0
     clip_value: Scalar = 0.0
     skip: Scalar = 0.0
+    seed_high: Scalar = 0.0
+    seed_low: Scalar = 0.0
+    step_high: Scalar = 0.0
+    step_low: Scalar = 0.0
+    leaf: Scalar = 0.0
+    shard: Scalar = 0.0
 
 
 class Momentum(NamedTuple):

@@ -103,23 +103,28 @@ std::tuple<std::vector<int>, std::int64_t> run_chunks(std::int64_t chunks, std::
   return {std::vector<int>(runs.begin(), runs.end()), late};
 }
 
-using Leaf = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Array = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Runs the chosen chunks of an in-place update of one leaf, cut for two threads; returns how many
 // chunks there are.
-std::int64_t run_update_chunks(const Leaf& coefficients, const Leaf& params, const Leaf& grads,
-                               const Leaf& mu, const Leaf& nu,
+std::int64_t run_update_chunks(const Array& coefficients, const Array& params, const Array& grads,
+                               const Array& mu, const Array& nu,
                                const std::vector<std::int64_t>& chunks) {
   constexpr std::int64_t kThreads = 2;
+  constexpr Storage kF32 = Storage::kF32;
+  const nadam_xla::Leaf leaf{
+      {params.data(), grads.data(), mu.data(), nu.data(), grads.data()},
+      {params.data(), mu.data(), nu.data(), params.data()},
+      {kF32, kF32, kF32, kF32, kF32},
+      kF32,
+      static_cast<std::int64_t>(params.size())};
   const cpu::UpdateWork<float> work({coefficients.data(),
                                      {RowLayout::kV2, kRowLength},
                                      1,
                                      1,
                                      0,
                                      Returns::kParams,
-                                     {{{params.data(), grads.data(), mu.data(), nu.data()},
-                                       {params.data(), mu.data(), nu.data()},
-                                       static_cast<std::int64_t>(params.size())}}},
+                                     {leaf}},
                                     kThreads);
   for (const std::int64_t chunk : chunks) work.run(chunk);
   return work.chunks();

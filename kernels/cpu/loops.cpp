@@ -6,7 +6,7 @@
 #include "kernels/cpu/loops.h"
 
 #include "kernels/cpu/sum_squares_loop.h"
-#include "kernels/cpu/update_loop.h"
+#include "kernels/cpu/update_stretch.h"
 
 namespace nadam_xla::cpu {
 

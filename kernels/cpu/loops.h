@@ -3,13 +3,26 @@
 
 #include <cstdint>
 
+#include "kernels/storage.h"
 #include "kernels/update_call.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
 
+// A stretch of one leaf, and all that its update needs to know.
 template <typename T>
-using UpdateLoop = void (*)(const Row<T>& row, const Streams<T>& streams, Returns returns);
+struct UpdateStretch {
+  Row<T> row;
+  Leaf leaf;
+  Returns returns;
+  StreamSet streams;
+  Rounding rounding;
+  RandomKey key;       // where it is stochastic
+  std::int64_t first;  // the number of the first element in its batch entry, a multiple of four
+};
+
+template <typename T>
+using UpdateLoop = void (*)(const UpdateStretch<T>& stretch);
 
 template <typename T>
 using SumSquaresLoop = double (*)(const T* x, std::int64_t length);

@@ -27,28 +27,28 @@ class XlaPool final : public cpu::Pool {
   xla::ffi::ThreadPool& pool_;
 };
 
-Error update(xla::ffi::ThreadPool threads, const AnyBuffer& coefficients,
+// `attributes` returns the call's; what it throws becomes an error, too.
+template <typename Attributes>
+Error update(const RowLayout layout, xla::ffi::ThreadPool threads, const AnyBuffer& coefficients,
              const RemainingArgs& leaves, const RemainingRets& results,
-             const UpdateAttributes& attributes) {
-  const char* const target = update_target(attributes.layout);
+             const Attributes& attributes) {
+  const char* const target = update_target(layout);
   return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cpu::update(decode_update<T>(attributes, coefficients, leaves, results), XlaPool(threads));
+    cpu::update(decode_update<T>(attributes(), coefficients, leaves, results), XlaPool(threads));
   });
 }
 
-Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
-                const RemainingArgs leaves, const RemainingRets results,
-                const bool returns_change) {
-  return update(threads, coefficients, leaves, results,
-                {RowLayout::kV1, StreamSet::with_params(), returns_change, 0});
+Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
+                const RemainingRets results, const bool returns_change) {
+  return update(RowLayout::kV1, threads, coefficients, leaves, results,
+                [&] { return attributes_v1(returns_change); });
 }
 
-Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
-                const RemainingArgs leaves, const RemainingRets results, const bool returns_change,
-                const std::int64_t first_row, const std::int64_t streams) {
-  return update(threads, coefficients, leaves, results,
-                {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
+Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
+                const RemainingRets results, const xla::ffi::Dictionary attributes) {
+  return update(RowLayout::kV2, threads, coefficients, leaves, results,
+                [&] { return decode_attributes_v2(attributes); });
 }
 
 Error update_entry(xla::ffi::ThreadPool threads, const AnyBuffer index,
@@ -67,8 +67,7 @@ auto bind_update() {
       .Ctx<xla::ffi::ThreadPool>()
       .Arg<AnyBuffer>()  // coefficients
       .RemainingArgs()
-      .RemainingRets()
-      .Attr<bool>("returns_change");
+      .RemainingRets();
 }
 
 // The workspace that a GPU needs for the same call stays as it is.
@@ -85,11 +84,11 @@ Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
 }  // namespace nadam_xla::ffi
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update_v1,
-                              nadam_xla::ffi::bind_update());
+                              nadam_xla::ffi::bind_update().Attr<bool>("returns_change"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
-    nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"));
+    nadam_xla::ffi::bind_update().Attrs());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cpu, nadam_xla::ffi::update_entry,
                               xla::ffi::Ffi::Bind()

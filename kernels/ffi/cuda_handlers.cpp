@@ -23,26 +23,28 @@ using xla::ffi::Error;
 using xla::ffi::RemainingArgs;
 using xla::ffi::RemainingRets;
 
-Error update(cudaStream_t stream, const AnyBuffer& coefficients, const RemainingArgs& leaves,
-             const RemainingRets& results, const UpdateAttributes& attributes) {
-  const char* const target = update_target(attributes.layout);
+// `attributes` returns the call's; what it throws becomes an error, too.
+template <typename Attributes>
+Error update(const RowLayout layout, cudaStream_t stream, const AnyBuffer& coefficients,
+             const RemainingArgs& leaves, const RemainingRets& results,
+             const Attributes& attributes) {
+  const char* const target = update_target(layout);
   return run_typed(target, "coefficients", coefficients.element_type(), [&](auto element) {
     using T = decltype(element);
-    cuda::update(decode_update<T>(attributes, coefficients, leaves, results), stream);
+    cuda::update(decode_update<T>(attributes(), coefficients, leaves, results), stream);
   });
 }
 
 Error update_v1(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
                 const RemainingRets results, const bool returns_change) {
-  return update(stream, coefficients, leaves, results,
-                {RowLayout::kV1, StreamSet::with_params(), returns_change, 0});
+  return update(RowLayout::kV1, stream, coefficients, leaves, results,
+                [&] { return attributes_v1(returns_change); });
 }
 
 Error update_v2(cudaStream_t stream, const AnyBuffer coefficients, const RemainingArgs leaves,
-                const RemainingRets results, const bool returns_change,
-                const std::int64_t first_row, const std::int64_t streams) {
-  return update(stream, coefficients, leaves, results,
-                {RowLayout::kV2, StreamSet(streams), returns_change, first_row});
+                const RemainingRets results, const xla::ffi::Dictionary attributes) {
+  return update(RowLayout::kV2, stream, coefficients, leaves, results,
+                [&] { return decode_attributes_v2(attributes); });
 }
 
 Error update_entry(cudaStream_t stream, const AnyBuffer index, const AnyBuffer coefficients,
@@ -61,8 +63,7 @@ auto bind_update() {
       .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
       .Arg<AnyBuffer>()  // coefficients
       .RemainingArgs()
-      .RemainingRets()
-      .Attr<bool>("returns_change");
+      .RemainingRets();
 }
 
 Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Result<AnyBuffer> sums,
@@ -100,12 +101,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 
 // They only enqueue work on the stream, so XLA may record them in a command buffer (a CUDA graph).
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update_v1,
-                              nadam_xla::ffi::bind_update(),
+                              nadam_xla::ffi::bind_update().Attr<bool>("returns_change"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
-    nadam_xla::ffi::bind_update().Attr<std::int64_t>("first_row").Attr<std::int64_t>("streams"),
+    nadam_xla::ffi::bind_update().Attrs(),
     {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cuda, nadam_xla::ffi::update_entry,

@@ -73,7 +73,6 @@ std::ostream& operator<<(std::ostream& out, const BufferName& name) {
 // The shape that all buffers of one leaf share, which is that of its first one.
 struct LeafShape {
   std::size_t leaf;
-  DataType type;
   const char* first_stream;
   Dimensions dimensions;
 };
@@ -81,21 +80,52 @@ struct LeafShape {
 [[noreturn]] void refuse_shape(const LeafShape& expected, const Group group,
                                const AnyBuffer& buffer) {
   refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
-         to_string(buffer.dimensions()), "; it must be ", expected.type,
-         to_string(expected.dimensions), " like ",
-         BufferName{{expected.first_stream}, expected.leaf});
+         to_string(buffer.dimensions()), "; its shape must be ", to_string(expected.dimensions),
+         " like that of ", BufferName{{expected.first_stream}, expected.leaf});
+}
+
+// `before`: how many dimensions precede those of the shape.
+inline bool has_shape(const Dimensions& expected, const Dimensions& dimensions,
+                      const std::size_t before = 0) {
+  bool same = dimensions.size() == expected.size() + before;
+  // By hand: a call of memcmp costs more than the one or two comparisons that there are.
+  for (std::size_t i = 0; same && i < expected.size(); ++i) {
+    same = dimensions[before + i] == expected[i];
+  }
+  return same;
 }
 
 inline void check_same_shape(const LeafShape& expected, const Group group,
                              const AnyBuffer& buffer) {
-  const Dimensions dimensions = buffer.dimensions();
-  bool same =
-      buffer.element_type() == expected.type && dimensions.size() == expected.dimensions.size();
-  // By hand: a call of memcmp costs more than the one or two comparisons that there are.
-  for (std::size_t i = 0; same && i < dimensions.size(); ++i) {
-    same = dimensions[i] == expected.dimensions[i];
+  if (!has_shape(expected.dimensions, buffer.dimensions())) refuse_shape(expected, group, buffer);
+}
+
+// How the elements of an array of the rule are stored.
+Storage storage_of(const Group group, const std::size_t leaf, const AnyBuffer& buffer) {
+  switch (buffer.element_type()) {
+    case DataType::F32:
+      return Storage::kF32;
+    case DataType::F64:
+      return Storage::kF64;
+    case DataType::BF16:
+      return Storage::kBF16;
+    case DataType::F16:
+      return Storage::kF16;
+    default:
+      refuse(BufferName{group, leaf}, " is ", buffer.element_type(),
+             to_string(buffer.dimensions()), "; it must be F32, F64, BF16 or F16");
   }
-  if (!same) refuse_shape(expected, group, buffer);
+}
+
+Storage storage_of_master(const std::size_t leaf, const AnyBuffer& master, const Storage params) {
+  const DataType type = master.element_type();
+  const bool is_bfloat16 = params == Storage::kBF16;
+  if (type == DataType::F32 && (is_bfloat16 || params == Storage::kF16)) return Storage::kF32;
+  if (type == DataType::U16 && is_bfloat16) return Storage::kRemainder16;
+  if (type == DataType::U8 && is_bfloat16) return Storage::kRemainder8;
+  refuse(BufferName{{name_of(Stream::kMaster)}, leaf}, " is ", type,
+         "; of parameters that are BF16 it must be F32, U16 or U8, of F16 it must be F32, and"
+         " others have none");
 }
 
 std::string names_of(const StreamSet streams) {
@@ -107,14 +137,26 @@ std::string names_of(const StreamSet streams) {
   return names;
 }
 
+std::string names_of_results(const StreamSet streams) {
+  std::string names;
+  for (int i = 0; i < streams.results(); ++i) {
+    names += (i == 0 ? "" : ", ") + std::string(name_of(stream_of_result(i)));
+  }
+  return names;
+}
+
 void check_streams(const UpdateAttributes& attributes) {
   if (!attributes.streams.is_known()) {
     refuse("the attribute streams has unknown bits, or lacks some: there are ",
            names_of(StreamSet::known()), ", of which ", names_of(StreamSet::required()),
            " must be there");
   }
-  if (!attributes.streams.has(Stream::kParams) && !attributes.returns_change) {
+  if (attributes.streams.has(Stream::kParams)) return;
+  if (!attributes.returns_change) {
     refuse("returns_change is false; it must be true where streams lacks params");
+  }
+  if (attributes.streams.has(Stream::kMaster)) {
+    refuse("streams has master and lacks params, which it is the master of");
   }
 }
 
@@ -137,6 +179,12 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
   const int shortest = RowFormat::shortest(attributes.layout);
   const int longest = RowFormat::longest(attributes.layout);
   const bool has_columns = shape.size() == 3 && shortest <= shape[2] && shape[2] <= longest;
+  const bool is_stochastic = attributes.rounding == Rounding::kStochastic;
+  if (is_stochastic && has_columns && (shape[2] != longest || (shape[1] == 1 && n > 1))) {
+    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
+           "; where rounding is stochastic it must be [batch, ", n, " or more, ", longest,
+           "], so that each leaf has random numbers of its own");
+  }
   if (!has_columns || !has_rows(shape[1])) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
            "; it must be [batch, rows, ", longest, "] with 1 row or ", n,
@@ -162,7 +210,7 @@ std::int64_t elements_of_entry(const Dimensions& dimensions, std::int64_t batch)
 // The elements of one batch entry of a leaf of the update.
 std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
-    refuse(BufferName{{shape.first_stream}, shape.leaf}, " is ", shape.type,
+    refuse(BufferName{{shape.first_stream}, shape.leaf}, " has the shape ",
            to_string(shape.dimensions), "; its first axis must be the batch of ", batch,
            " that coefficients has");
   }
@@ -178,10 +226,11 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   check_streams(attributes);
   const std::size_t n = leaves.size() / streams.count();
   const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
-  if (leaves.size() % streams.count() > most_left_over || results.size() != kResults * n) {
+  if (leaves.size() % streams.count() > most_left_over ||
+      results.size() != streams.results() * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
-           " results; n leaves need ", streams.count(), " n (", names_of(streams),
-           ") and 3 n (params, mu, nu)");
+           " results; n leaves need ", streams.count(), " n (", names_of(streams), ") and ",
+           streams.results(), " n (", names_of_results(streams), ")");
   }
   const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
@@ -192,6 +241,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   call.first_row = attributes.first_row;
   call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
   call.streams = streams;
+  call.rounding = attributes.rounding;
   call.leaves.reserve(n);
   return call;
 }
@@ -211,20 +261,124 @@ Entry check_entry(const AnyBuffer& index, const Dimensions& stack) {
 void check_stack(const LeafShape& grads, const std::int64_t entries, const Group group,
                  const AnyBuffer& buffer) {
   const Dimensions dimensions = buffer.dimensions();
-  bool fits = buffer.element_type() == grads.type &&
-              dimensions.size() == grads.dimensions.size() + 1 && dimensions[0] == entries;
-  for (std::size_t i = 0; fits && i < grads.dimensions.size(); ++i) {
-    fits = dimensions[i + 1] == grads.dimensions[i];
-  }
-  if (!fits) {
+  if (!has_shape(grads.dimensions, dimensions, 1) || dimensions[0] != entries) {
     refuse(BufferName{group, grads.leaf}, " is ", buffer.element_type(), to_string(dimensions),
-           "; it must be a stack of ", entries, " entries, each ", grads.type,
+           "; it must be a stack of ", entries, " entries, each of the shape ",
            to_string(grads.dimensions), " like ",
            BufferName{{name_of(Stream::kGrads)}, grads.leaf});
   }
 }
 
+// How each operand of a leaf is stored.
+template <typename T>
+void check_storage(const UpdateAttributes& attributes, const std::size_t leaf, const Leaf& of_leaf) {
+  const bool is_v1 = attributes.layout == RowLayout::kV1;
+  for (int i = 0; i < kRuleStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    if (is_v1 && of_leaf.stored[i] != kStorageOf<T>) {
+      refuse(BufferName{{name_of(stream)}, leaf}, " is not stored as coefficients are; it must be ",
+             data_type<T>());
+    }
+  }
+  if (attributes.streams.has(Stream::kParams) && kStorageOf<T> != Storage::kF64 &&
+      of_leaf.storage(Stream::kParams) == Storage::kF64) {
+    refuse(BufferName{{name_of(Stream::kParams)}, leaf}, " is F64; coefficients must be F64 too");
+  }
+}
+
+// A new state, or parameter, is stored as the one before.
+void check_stored_alike(const Stream stream, const std::size_t leaf, const AnyBuffer& before,
+                        const AnyBuffer& after) {
+  if (before.element_type() != after.element_type()) {
+    refuse(BufferName{{name_of(stream), true}, leaf}, " is ", after.element_type(),
+           "; it must be ", before.element_type(), " like ", BufferName{{name_of(stream)}, leaf});
+  }
+}
+
+// The operands and results of the leaves of a call, by their names.
+class Buffers {
+ public:
+  Buffers(const UpdateAttributes& attributes, const xla::ffi::RemainingArgs& leaves,
+          const xla::ffi::RemainingRets& results)
+      : streams_(attributes.streams),
+        n_(leaves.size() / streams_.count()),
+        operands_(leaves),
+        results_(results) {}
+
+  std::size_t leaves() const { return n_; }
+  AnyBuffer operand(const Stream stream, const std::size_t leaf) const {
+    return operands_[streams_.place(stream) * n_ + leaf];
+  }
+  AnyBuffer result(const int which, const std::size_t leaf) const {
+    return results_[which * n_ + leaf];
+  }
+
+ private:
+  StreamSet streams_;
+  std::size_t n_;
+  Operands operands_;
+  Results results_;
+};
+
+// The memory of a leaf and how it is stored. Whether the shapes fit is left to be checked.
+template <typename T>
+Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
+                 const std::size_t leaf) {
+  const StreamSet streams = attributes.streams;
+  Leaf decoded;
+  for (int i = 0; i < kStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    const Stream present = streams.has(stream) ? stream : Stream::kGrads;
+    const AnyBuffer buffer = buffers.operand(present, leaf);
+    decoded.in[i] = buffer.untyped_data();
+    decoded.stored[i] =
+        present == Stream::kMaster
+            ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
+            : storage_of({name_of(present)}, leaf, buffer);
+  }
+  for (int i = 0; i < kResults; ++i) {
+    decoded.out[i] = buffers.result(i < streams.results() ? i : 0, leaf).untyped_data();
+  }
+  decoded.stored_first =
+      storage_of({name_of(Stream::kParams), true}, leaf, buffers.result(0, leaf));
+  check_storage<T>(attributes, leaf, decoded);
+  for (int i = 0; i < streams.results(); ++i) {
+    if (i == 0 && attributes.returns_change) continue;
+    check_stored_alike(stream_of_result(i), leaf, buffers.operand(stream_of_result(i), leaf),
+                       buffers.result(i, leaf));
+  }
+  return decoded;
+}
+
+template <typename T>
+T attribute(const xla::ffi::Dictionary& attributes, const char* const name, const char* const type) {
+  const xla::ffi::ErrorOr<T> value = attributes.get<T>(name);
+  if (!value.has_value()) refuse("the attribute ", name, " must be given, as ", type);
+  return *value;
+}
+
 }  // namespace
+
+UpdateAttributes attributes_v1(const bool returns_change) {
+  return {RowLayout::kV1, StreamSet::with_params(), returns_change, 0, Rounding::kNearest};
+}
+
+UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes) {
+  const bool has_rounding = attributes.contains("rounding");
+  if (attributes.size() != (has_rounding ? 4 : 3)) {
+    refuse("got ", attributes.size(),
+           " attributes; there are returns_change, streams and first_row, and there may be rounding");
+  }
+  const auto rounding =
+      has_rounding ? attribute<std::int64_t>(attributes, "rounding", "an int64") : 0;
+  if (rounding != 0 && rounding != 1) {
+    refuse("the attribute rounding is ", rounding, "; it must be 0 (nearest) or 1 (stochastic)");
+  }
+  return {RowLayout::kV2, StreamSet(attribute<std::int64_t>(attributes, "streams", "an int64")),
+          attribute<bool>(attributes, "returns_change", "a bool"),
+          attribute<std::int64_t>(attributes, "first_row", "an int64"),
+          rounding == 0 ? Rounding::kNearest : Rounding::kStochastic};
+}
 
 template <typename T>
 UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
@@ -232,30 +386,21 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
                             const xla::ffi::RemainingRets& results) {
   UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
   const StreamSet streams = attributes.streams;
-  const std::size_t n = leaves.size() / streams.count();
-  const Operands operands(leaves);
-  const Results outputs(results);
-  const char* const first_stream =
-      name_of(streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads);
-  for (std::size_t leaf = 0; leaf < n; ++leaf) {
-    const LeafShape shape{leaf, data_type<T>(), first_stream, operands[leaf].dimensions()};
-    const auto input = [&](const Stream stream) {
-      const AnyBuffer buffer = operands[streams.place(stream) * n + leaf];
-      check_same_shape(shape, {name_of(stream)}, buffer);
-      return static_cast<const T*>(buffer.untyped_data());
-    };
-    Streams<T> of_leaf;
-    of_leaf.length = entry_length(shape, call.batch);
+  const Buffers buffers(attributes, leaves, results);
+  const Stream first = streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads;
+  for (std::size_t leaf = 0; leaf < buffers.leaves(); ++leaf) {
+    const LeafShape shape{leaf, name_of(first), buffers.operand(first, leaf).dimensions()};
     for (int i = 0; i < kStreams; ++i) {
       const auto stream = static_cast<Stream>(i);
-      of_leaf.in[i] = input(streams.has(stream) ? stream : Stream::kGrads);
+      if (streams.has(stream)) {
+        check_same_shape(shape, {name_of(stream)}, buffers.operand(stream, leaf));
+      }
     }
-    for (int i = 0; i < kResults; ++i) {
-      const AnyBuffer buffer = outputs[i * n + leaf];
-      check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffer);
-      of_leaf.out[i] = static_cast<T*>(buffer.untyped_data());
+    for (int i = 0; i < streams.results(); ++i) {
+      check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffers.result(i, leaf));
     }
-    call.leaves.push_back(of_leaf);
+    call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
+    call.leaves.back().length = entry_length(shape, call.batch);
   }
   return call;
 }
@@ -265,36 +410,29 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
                                   const AnyBuffer& coefficients,
                                   const xla::ffi::RemainingArgs& leaves,
                                   const xla::ffi::RemainingRets& results) {
-  constexpr StreamSet streams = StreamSet::with_params();
-  const UpdateAttributes attributes{RowLayout::kV2, streams, false, first_row};
+  const UpdateAttributes attributes{RowLayout::kV2, StreamSet::with_params(), false, first_row,
+                                    Rounding::kNearest};
   UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
-  const std::size_t n = leaves.size() / streams.count();
+  const Buffers buffers(attributes, leaves, results);
   if (call.batch != 1) refuse("coefficients has a batch of ", call.batch, "; it must be 1");
-  if (n == 0) return call;
-  const Operands operands(leaves);
-  const Results outputs(results);
-  call.entry = check_entry(index, operands[0].dimensions());
-  for (std::size_t leaf = 0; leaf < n; ++leaf) {
-    const AnyBuffer grads = operands[streams.place(Stream::kGrads) * n + leaf];
-    const LeafShape shape{leaf, data_type<T>(), name_of(Stream::kGrads), grads.dimensions()};
-    check_same_shape(shape, {name_of(Stream::kGrads)}, grads);
-    Streams<T> of_leaf;
-    of_leaf.length = elements_of(shape.dimensions);
-    for (const T*& stream : of_leaf.in) stream = static_cast<const T*>(grads.untyped_data());
-    for (int i = 0; i < kResults; ++i) {
+  if (buffers.leaves() == 0) return call;
+  call.entry = check_entry(index, buffers.operand(Stream::kParams, 0).dimensions());
+  for (std::size_t leaf = 0; leaf < buffers.leaves(); ++leaf) {
+    const LeafShape shape{leaf, name_of(Stream::kGrads),
+                          buffers.operand(Stream::kGrads, leaf).dimensions()};
+    for (int i = 0; i < attributes.streams.results(); ++i) {
       const Stream stream = stream_of_result(i);
-      const AnyBuffer stack = operands[streams.place(stream) * n + leaf];
-      const AnyBuffer result = outputs[i * n + leaf];
+      const AnyBuffer stack = buffers.operand(stream, leaf);
+      const AnyBuffer result = buffers.result(i, leaf);
       check_stack(shape, call.entry.entries, {name_of(stream)}, stack);
       check_stack(shape, call.entry.entries, {name_of(stream), true}, result);
       // Else the other entries would have to be copied.
       if (result.untyped_data() != stack.untyped_data()) {
         refuse("the result of ", BufferName{{name_of(stream)}, leaf}, " is not in its memory");
       }
-      of_leaf.out[i] = static_cast<T*>(result.untyped_data());
-      of_leaf.in[static_cast<int>(stream)] = of_leaf.out[i];
     }
-    call.leaves.push_back(of_leaf);
+    call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
+    call.leaves.back().length = elements_of(shape.dimensions);
   }
   return call;
 }

@@ -17,13 +17,25 @@ struct UpdateAttributes {
   StreamSet streams;
   bool returns_change;
   std::int64_t first_row;
+  Rounding rounding;
 };
+
+UpdateAttributes attributes_v1(bool returns_change);
+
+// returns_change, streams and first_row; and rounding, 0 to the nearest or 1 stochastic, which is
+// not there in programs that were exported before it was. Throws std::invalid_argument for any that
+// is missing, unknown or of another type.
+UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes);
 
 // Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
 //   operands  coefficients [batch, rows, a row's length], and of each stream n buffers, in the
 //             order of kStreamNames; in v2 one more where the call has to wait for it, unread
-//   results   params * n (or their change), mu * n, nu * n
-// T is the element type of all of them. Throws std::invalid_argument, which names the operand.
+//   results   params * n (or their change), mu * n, nu * n, master * n where it is an operand
+// T is the element type of the coefficients, and in v1 of all others. In v2 each is stored in a
+// way of its own: F32, F64, BF16 or F16; the master of BF16 or F16 is F32, and of BF16 it may also
+// be U16 or U8. Parameters of F64 need coefficients of F64. A state's result is stored as the
+// state, new parameters as the old ones, and their change in any way.
+// Throws std::invalid_argument, which names the operand.
 template <typename T>
 UpdateCall<T> decode_update(const UpdateAttributes& attributes,
                             const xla::ffi::AnyBuffer& coefficients,

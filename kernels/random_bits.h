@@ -1,0 +1,68 @@
+// The random numbers of stochastic rounding: a function of what they are for, and of nothing else.
+//
+// Threefry-4x32 of 13 rounds. Source: Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers:
+// as easy as 1, 2, 3", which finds it to pass TestU01's BigCrush from 12 rounds on. It needs sums,
+// rotations and exclusive ors of 32 bits alone, which every compiler makes vectors of.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/host_device.h"
+
+namespace nadam_xla {
+
+// Whose numbers they are.
+struct RandomKey {
+  std::uint32_t seed, shard, leaf, step;
+};
+
+// What of a leaf a number is for. The two states share their bits, in another order: the upper
+// byte, which decides all but one case in 256, is the lower one of the other's.
+enum class Draw : std::uint32_t { kStates, kParams };
+
+// The numbers of eight elements that follow one another, the first of which is 8 * `octet` in its
+// batch entry: 16 bits each, those of an even element in the lower half of a word.
+struct RandomCounter {
+  std::uint64_t octet;
+  Draw draw;
+};
+
+struct RandomWords {
+  std::uint32_t of[4];
+};
+
+NADAM_XLA_INLINE std::uint32_t swapped_bytes(const std::uint32_t bits) {
+  return (bits << 8 | bits >> 8) & 0xffff;
+}
+
+NADAM_XLA_INLINE std::uint32_t rotated(const std::uint32_t x, const int by) {
+  return x << by | x >> (32 - by);
+}
+
+NADAM_XLA_INLINE void mix(std::uint32_t& a, std::uint32_t& b, const int by) {
+  a += b;
+  b = rotated(b, by) ^ a;
+}
+
+NADAM_XLA_INLINE RandomWords random_words(const RandomKey& key, const RandomCounter& counter) {
+  constexpr std::uint32_t kParity = 0x1bd11bda;
+  const std::uint32_t k0 = key.seed, k1 = key.shard, k2 = key.leaf, k3 = key.step;
+  const std::uint32_t k4 = kParity ^ k0 ^ k1 ^ k2 ^ k3;
+  std::uint32_t a = static_cast<std::uint32_t>(counter.octet) + k0;
+  std::uint32_t b = static_cast<std::uint32_t>(counter.octet >> 32) + k1;
+  std::uint32_t c = static_cast<std::uint32_t>(counter.draw) + k2;
+  std::uint32_t d = k3;
+  mix(a, b, 10), mix(c, d, 26), mix(a, d, 11), mix(c, b, 21);
+  mix(a, b, 13), mix(c, d, 27), mix(a, d, 23), mix(c, b, 5);
+  a += k1, b += k2, c += k3, d += k4 + 1;
+  mix(a, b, 6), mix(c, d, 20), mix(a, d, 17), mix(c, b, 11);
+  mix(a, b, 25), mix(c, d, 10), mix(a, d, 18), mix(c, b, 20);
+  a += k2, b += k3, c += k4, d += k0 + 2;
+  mix(a, b, 10), mix(c, d, 26), mix(a, d, 11), mix(c, b, 21);
+  mix(a, b, 13), mix(c, d, 27), mix(a, d, 23), mix(c, b, 5);
+  a += k3, b += k4, c += k0, d += k1 + 3;
+  mix(a, b, 6), mix(c, d, 20);
+  return {{a, b, c, d}};
+}
+
+}  // namespace nadam_xla
