@@ -18,7 +18,7 @@ struct RandomKey {
 
 // What of a leaf a number is for. The two states share their bits, in another order: the upper
 // byte, which decides all but one case in 256, is the lower one of the other's.
-enum class Draw : std::uint32_t { kStates, kParams };
+enum class Draw : std::uint32_t { kOfStates, kOfParams };
 
 // The numbers of eight elements that follow one another, the first of which is 8 * `octet` in its
 // batch entry: 16 bits each, those of an even element in the lower half of a word.

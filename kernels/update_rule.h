@@ -43,11 +43,10 @@ inline constexpr int kRowLength = 21;
 // The order of RowLayout::kV2; nadam_xla/coefficients.py has it too. The last ones are the key of
 // the random numbers: a coefficient may be a float32, in which 16 bits, or 24, are a whole number.
 inline constexpr const char* kRowFields[kRowLength] = {
-    "c_m",           "c_g",          "c_v",      "b1",        "one_minus_b1",
-    "b2",            "one_minus_b2", "learning_rate", "eps",  "eps_root",
-    "decay",         "l2",           "grad_scale",    "clip_value", "skip",
-    "seed_high",     "seed_low",     "step_high",     "step_low",   "leaf",
-    "shard"};
+    "c_m",          "c_g",           "c_v",  "b1",        "one_minus_b1", "b2",
+    "one_minus_b2", "learning_rate", "eps",  "eps_root",  "decay",        "l2",
+    "grad_scale",   "clip_value",    "skip", "seed_high", "seed_low",     "step_high",
+    "step_low",     "leaf",          "shard"};
 
 // How the rows of a table are read. A row of kV2 may end behind grad_scale: coefficients that are
 // not there are zero, which switches them off. So a program that was exported before a coefficient

@@ -37,6 +37,9 @@ class Coefficients(NamedTuple):
     ``b1`` stands beside ``1 - b1`` as each framework rounds them: ``m + one_minus_b1 * (g' - m)``,
     which needs but one of them, is NaN where both are infinite, and loses ``g'`` where it is much
     smaller than ``m`` and ``b1`` is near 0.
+
+    From ``seed_high`` on it is the key of the random numbers of stochastic rounding, which
+    :func:`with_random_key` sets. Where all is rounded to the nearest nobody reads it.
     """
 
     c_m: Scalar
@@ -141,6 +144,31 @@ def nadam(
         eps_root=eps_root,
         decay=decay,
         l2=l2,
+    )
+
+
+def with_random_key(
+    row: Coefficients, *, seed: Scalar, step: Scalar, leaf: Scalar = 0, shard: Scalar = 0
+) -> Coefficients:
+    """The row with the key of the random numbers by which a leaf is rounded stochastically.
+
+    The same key gives the same numbers, whatever the machine and the number of its threads.
+
+    Args:
+        row: of the step.
+        seed: a whole number of at most 32 bits.
+        step: the number of this step.
+        leaf: the number of the leaf among those of the seed, below 2**24.
+        shard: the number of the shard that is updated, below 2**24.
+    """
+    half = 1 << 16
+    return row._replace(
+        seed_high=seed // half % half,
+        seed_low=seed % half,
+        step_high=step // half % half,
+        step_low=step % half,
+        leaf=leaf,
+        shard=shard,
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-STREAMS = ("params", "grads", "mu", "nu")
+STREAMS = ("params", "grads", "mu", "nu", "master")
 """All that a leaf may have, in the order of travel: one stream of all leaves, then the next."""
 
 
@@ -21,10 +21,15 @@ class Streams(NamedTuple):
             is the change.
         returns_change: the first result is the change of the parameters, in the memory of the
             gradients; otherwise the new parameters, in that of the old ones.
+        has_master: the parameters have master weights beside them.
+        is_stochastic: what is narrower than float32 is rounded stochastically; otherwise to the
+            nearest.
     """
 
     has_params: bool = True
     returns_change: bool = False
+    has_master: bool = False
+    is_stochastic: bool = False
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -39,7 +44,7 @@ class Streams(NamedTuple):
     @property
     def states(self) -> tuple[str, ...]:
         """The streams of the optimizer's state."""
-        return ("mu", "nu")
+        return ("mu", "nu", "master") if self.has_master else ("mu", "nu")
 
     def leaves(self, operands: int) -> int:
         """Of how many leaves these operands are; one operand more may be awaited by the call."""
@@ -61,6 +66,8 @@ class Streams(NamedTuple):
     def aliases(self, leaves: int, *, first: int = 1) -> dict[int, int]:
         """For each operand whose memory a result may take, by its number, that result's number.
 
+        A result whose dtype is another than the operand's takes no memory.
+
         Args:
             leaves: how many there are.
             first: the number of the first leaf's first operand; the table is operand 0.
@@ -76,7 +83,13 @@ class Streams(NamedTuple):
             first_row: of the leaves' rows in a table that has more than one.
         """
         present = sum(1 << STREAMS.index(name) for name in self.operands)
-        return {"streams": present, "returns_change": self.returns_change, "first_row": first_row}
+        rounding = {"rounding": 1} if self.is_stochastic else {}
+        return {
+            "streams": present,
+            "returns_change": self.returns_change,
+            "first_row": first_row,
+            **rounding,
+        }
 
 
 def of_leaves(groups: int, chosen: Sequence[int], leaves: int) -> list[int]:

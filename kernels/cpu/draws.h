@@ -9,7 +9,8 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// As many elements as there are draws of at a time: those of fewer counters would not fill a vector.
+// As many elements as there are draws of at a time: those of fewer counters would not fill a
+// vector.
 constexpr std::int64_t kDrawn = 2 * kBlock;
 
 // 16 bits for each of kDrawn elements, the first of which is a multiple of eight.

@@ -1,5 +1,5 @@
-// The update of a stretch that is not stored as the rule computes: block by block, each decoded into
-// the cache, updated there, and encoded. Part of loops.cpp, whose rules hold here.
+// The update of a stretch that is not stored as the rule computes: block by block, each decoded
+// into the cache, updated there, and encoded. Part of loops.cpp, whose rules hold here.
 //
 // So the ways of storing add up: one decoder and one encoder each, and not a loop for each mixture.
 #pragma once
@@ -37,11 +37,9 @@ class StoredLoop {
       const Storage storage = s_.leaf.storage_of_result(i);
       const bool is_first = i == 0;
       out_[i] = s_.leaf.out[i];
-      encoders_[i] = encoder_of<T>(storage, is_first && kReturns == Returns::kChange
-                                                ? Rounding::kNearest
-                                                : s_.rounding);
-      is_direct_[i] =
-          storage == kStorageOf<T> && (!is_first || (!has_master_ && !kOfStored));
+      encoders_[i] = encoder_of<T>(
+          storage, is_first && kReturns == Returns::kChange ? Rounding::kNearest : s_.rounding);
+      is_direct_[i] = storage == kStorageOf<T> && (!is_first || (!has_master_ && !kOfStored));
     }
   }
 
@@ -86,7 +84,8 @@ class StoredLoop {
     } else if (!is_direct_[0]) {
       encoders_[0](computed_[0], out_[0], draws_of_params_ + place, length);
     }
-    for (int i = 0; i < kStreams; ++i) in_[i] = advanced(in_[i], length * size_of(s_.leaf.stored[i]));
+    for (int i = 0; i < kStreams; ++i)
+      in_[i] = advanced(in_[i], length * size_of(s_.leaf.stored[i]));
     for (int i = 0; i < kResults; ++i) {
       out_[i] = advanced(out_[i], length * size_of(s_.leaf.storage_of_result(i)));
     }
@@ -94,10 +93,10 @@ class StoredLoop {
 
   void draw_for(const std::int64_t begin) {
     if (draws_states_) {
-      draw(draws_of_mu_, s_.key, s_.first + begin, Draw::kStates);
+      draw(draws_of_mu_, s_.key, s_.first + begin, Draw::kOfStates);
       swap_bytes(draws_of_mu_, draws_of_nu_);
     }
-    if (draws_params_) draw(draws_of_params_, s_.key, s_.first + begin, Draw::kParams);
+    if (draws_params_) draw(draws_of_params_, s_.key, s_.first + begin, Draw::kOfParams);
   }
 
   NADAM_XLA_INLINE const T* decoded(const int stream, const std::int64_t length) {

@@ -23,11 +23,11 @@ void update(const Row<T>& given, const Streams<T>& streams) {
   // Copies: what is written might else be the row, for all that the compiler knows.
   const Row<T> row = given;
   const Streams<T> s = streams;
-  constexpr std::int64_t kBlock = 64;  // elements between two rounds of prefetching
+  constexpr std::int64_t kRound = 64;  // elements between two rounds of prefetching
   std::int64_t i = 0;
-  for (; i + kBlock <= s.length; i += kBlock) {
-    for (const T* const stream : s.in) prefetch(stream + i, kBlock * sizeof(T));
-    update_elements<kReturns, kClamps>(row, s, i, i + kBlock);
+  for (; i + kRound <= s.length; i += kRound) {
+    for (const T* const stream : s.in) prefetch(stream + i, kRound * sizeof(T));
+    update_elements<kReturns, kClamps>(row, s, i, i + kRound);
   }
   update_elements<kReturns, kClamps>(row, s, i, s.length);
 }

@@ -1,4 +1,5 @@
-// The update of a stretch of memory, however it is stored. Part of loops.cpp, whose rules hold here.
+// The update of a stretch of memory, however it is stored. Part of loops.cpp, whose rules hold
+// here.
 #pragma once
 
 #include "kernels/cpu/loops.h"

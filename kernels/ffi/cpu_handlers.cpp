@@ -39,14 +39,16 @@ Error update(const RowLayout layout, xla::ffi::ThreadPool threads, const AnyBuff
   });
 }
 
-Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
-                const RemainingRets results, const bool returns_change) {
+Error update_v1(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
+                const RemainingArgs leaves, const RemainingRets results,
+                const bool returns_change) {
   return update(RowLayout::kV1, threads, coefficients, leaves, results,
                 [&] { return attributes_v1(returns_change); });
 }
 
-Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients, const RemainingArgs leaves,
-                const RemainingRets results, const xla::ffi::Dictionary attributes) {
+Error update_v2(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
+                const RemainingArgs leaves, const RemainingRets results,
+                const xla::ffi::Dictionary attributes) {
   return update(RowLayout::kV2, threads, coefficients, leaves, results,
                 [&] { return decode_attributes_v2(attributes); });
 }
@@ -86,9 +88,8 @@ Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cpu, nadam_xla::ffi::update_v1,
                               nadam_xla::ffi::bind_update().Attr<bool>("returns_change"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
-    nadam_xla::ffi::bind_update().Attrs());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cpu, nadam_xla::ffi::update_v2,
+                              nadam_xla::ffi::bind_update().Attrs());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cpu, nadam_xla::ffi::update_entry,
                               xla::ffi::Ffi::Bind()

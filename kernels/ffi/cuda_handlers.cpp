@@ -104,10 +104,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v1_cuda, nadam_xla::ffi::update_v
                               nadam_xla::ffi::bind_update().Attr<bool>("returns_change"),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
-    nadam_xla::ffi::bind_update().Attrs(),
-    {xla::ffi::Traits::kCmdBufferCompatible});
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_v2_cuda, nadam_xla::ffi::update_v2,
+                              nadam_xla::ffi::bind_update().Attrs(),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cuda, nadam_xla::ffi::update_entry,
                               xla::ffi::Ffi::Bind()

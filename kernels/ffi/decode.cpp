@@ -112,8 +112,8 @@ Storage storage_of(const Group group, const std::size_t leaf, const AnyBuffer& b
     case DataType::F16:
       return Storage::kF16;
     default:
-      refuse(BufferName{group, leaf}, " is ", buffer.element_type(),
-             to_string(buffer.dimensions()), "; it must be F32, F64, BF16 or F16");
+      refuse(BufferName{group, leaf}, " is ", buffer.element_type(), to_string(buffer.dimensions()),
+             "; it must be F32, F64, BF16 or F16");
   }
 }
 
@@ -226,8 +226,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   check_streams(attributes);
   const std::size_t n = leaves.size() / streams.count();
   const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
-  if (leaves.size() % streams.count() > most_left_over ||
-      results.size() != streams.results() * n) {
+  if (leaves.size() % streams.count() > most_left_over || results.size() != streams.results() * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
            " results; n leaves need ", streams.count(), " n (", names_of(streams), ") and ",
            streams.results(), " n (", names_of_results(streams), ")");
@@ -271,7 +270,8 @@ void check_stack(const LeafShape& grads, const std::int64_t entries, const Group
 
 // How each operand of a leaf is stored.
 template <typename T>
-void check_storage(const UpdateAttributes& attributes, const std::size_t leaf, const Leaf& of_leaf) {
+void check_storage(const UpdateAttributes& attributes, const std::size_t leaf,
+                   const Leaf& of_leaf) {
   const bool is_v1 = attributes.layout == RowLayout::kV1;
   for (int i = 0; i < kRuleStreams; ++i) {
     const auto stream = static_cast<Stream>(i);
@@ -290,8 +290,8 @@ void check_storage(const UpdateAttributes& attributes, const std::size_t leaf, c
 void check_stored_alike(const Stream stream, const std::size_t leaf, const AnyBuffer& before,
                         const AnyBuffer& after) {
   if (before.element_type() != after.element_type()) {
-    refuse(BufferName{{name_of(stream), true}, leaf}, " is ", after.element_type(),
-           "; it must be ", before.element_type(), " like ", BufferName{{name_of(stream)}, leaf});
+    refuse(BufferName{{name_of(stream), true}, leaf}, " is ", after.element_type(), "; it must be ",
+           before.element_type(), " like ", BufferName{{name_of(stream)}, leaf});
   }
 }
 
@@ -331,10 +331,9 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
     const Stream present = streams.has(stream) ? stream : Stream::kGrads;
     const AnyBuffer buffer = buffers.operand(present, leaf);
     decoded.in[i] = buffer.untyped_data();
-    decoded.stored[i] =
-        present == Stream::kMaster
-            ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
-            : storage_of({name_of(present)}, leaf, buffer);
+    decoded.stored[i] = present == Stream::kMaster
+                            ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
+                            : storage_of({name_of(present)}, leaf, buffer);
   }
   for (int i = 0; i < kResults; ++i) {
     decoded.out[i] = buffers.result(i < streams.results() ? i : 0, leaf).untyped_data();
@@ -351,7 +350,8 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
 }
 
 template <typename T>
-T attribute(const xla::ffi::Dictionary& attributes, const char* const name, const char* const type) {
+T attribute(const xla::ffi::Dictionary& attributes, const char* const name,
+            const char* const type) {
   const xla::ffi::ErrorOr<T> value = attributes.get<T>(name);
   if (!value.has_value()) refuse("the attribute ", name, " must be given, as ", type);
   return *value;
@@ -366,8 +366,9 @@ UpdateAttributes attributes_v1(const bool returns_change) {
 UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes) {
   const bool has_rounding = attributes.contains("rounding");
   if (attributes.size() != (has_rounding ? 4 : 3)) {
-    refuse("got ", attributes.size(),
-           " attributes; there are returns_change, streams and first_row, and there may be rounding");
+    refuse(
+        "got ", attributes.size(),
+        " attributes; there are returns_change, streams and first_row, and there may be rounding");
   }
   const auto rounding =
       has_rounding ? attribute<std::int64_t>(attributes, "rounding", "an int64") : 0;

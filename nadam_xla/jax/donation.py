@@ -4,6 +4,7 @@ from typing import Any
 
 from jax.interpreters import mlir
 
+from nadam_xla.jax.dtypes import stored_dtype
 from nadam_xla.streams import Streams
 
 # What JAX writes on a donated argument: the result that takes its memory, or that XLA may choose.
@@ -13,14 +14,17 @@ _MARKS_OF_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
 def overwritable(ctx: Any, operands: tuple[Any, ...], streams: Streams) -> tuple[int, ...]:
     """The operands whose memory the results may take, by their numbers; the table is operand 0.
 
-    Those that are converted for the call are always among them: it is the conversion's memory.
+    Those that are converted for the call are always among them: it is the conversion's memory. And
+    a result takes no memory of numbers that are stored in another way.
     """
-    dtype = ctx.avals_in[0].dtype
     grads = set(streams.by_name(range(1, len(operands)))["grads"])
+    stored = [stored_dtype(aval.dtype) for aval in ctx.avals_in]
+    aliases = streams.aliases(streams.leaves(len(operands) - 1))
     return tuple(
         operand
-        for operand in streams.aliases(streams.leaves(len(operands) - 1))
-        if ctx.avals_in[operand].dtype != dtype
+        for operand, result in aliases.items()
+        if stored[operand] == stored_dtype(ctx.avals_out[result].dtype)
+        if ctx.avals_in[operand].dtype != stored[operand]
         or not (
             _belongs_to_caller(operands[operand])
             or (operand in grads and _stays_outside(operands[operand]))

@@ -1,4 +1,4 @@
-"""Complex numbers among the leaves: of two parts, each computed in a real dtype."""
+"""The dtypes in which leaves are computed, and those in which the kernels read and write them."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nadam_xla.calls import compute_dtype
+from nadam_xla.storage import MASTER_DTYPES, STORED
 
 
 def is_complex(leaf: Any) -> bool:
@@ -23,6 +24,17 @@ def computed_dtype(stored: Any, dtype: Any = None) -> Any:
     """
     part = compute_dtype(str(jnp.result_type(stored))) if dtype is None else dtype
     return jnp.promote_types(part, jnp.complex64) if is_complex(stored) else jnp.dtype(part)
+
+
+def stored_dtype(dtype: Any) -> Any:
+    """The dtype in which the kernels get an array: its own, where they read and write that."""
+    known = str(dtype) in (*STORED, *MASTER_DTYPES.values())
+    return jnp.dtype(dtype if known else compute_dtype(str(dtype)))
+
+
+def as_stored(x: jax.Array) -> jax.Array:
+    """The array as the kernels get it."""
+    return x.astype(stored_dtype(x.dtype))
 
 
 def cast(x: jax.Array, dtype: Any) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.interpreters import mlir
 
+from nadam_xla.jax.dtypes import stored_dtype
 from nadam_xla.jax.primitive import Call
 from nadam_xla.jax.program_order import add_operations
 from nadam_xla.program_order import PlannedCall, ProgramOrder, plan
@@ -33,7 +34,7 @@ def lower_in_calls(
     streams, n = whole.streams, whole.streams.leaves(len(leaves))
     table_aval, *avals = ctx.avals_in
     is_aliased = {operand - 1 for operand in whole.aliased}  # counted without the table
-    overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == table_aval.dtype]
+    overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == stored_dtype(avals[i].dtype)]
     sizes = [bytes_of(x) for x in streams.by_name(avals)["grads"]]
     grads = streams.by_name(leaves)["grads"]
     calls = _planned(ctx, grads, {i: leaves[i] for i in overwritten}, sizes, platform)
@@ -66,13 +67,13 @@ def lower_in_calls(
 def widened(
     lower: Callable[..., Sequence[Any]], ctx: Any, table: Any, *operands: Any, call: Call
 ) -> list[Any]:
-    """The results of one call, which is made in the dtype of the table."""
+    """The results of one call, for which dtypes that the kernels do not know are widened."""
     table_aval, *avals = ctx.avals_in
     own = len(avals) - len(call.streams.awaited(avals))
-    wide = [x.update(dtype=table_aval.dtype) for x in avals[:own]]
+    wide = [x.update(dtype=stored_dtype(x.dtype)) for x in avals[:own]]
     context = ctx.replace(
         avals_in=[table_aval, *wide, *avals[own:]],
-        avals_out=[x.update(dtype=table_aval.dtype) for x in ctx.avals_out],
+        avals_out=[x.update(dtype=stored_dtype(x.dtype)) for x in ctx.avals_out],
     )
     given = [converted(*of) for of in zip(operands, avals[:own], wide, strict=False)]
     results = lower(context, table, *given, *operands[own:], call=call)

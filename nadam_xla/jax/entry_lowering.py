@@ -11,6 +11,7 @@ from jax.interpreters import mlir
 
 from nadam_xla import targets
 from nadam_xla.jax.availability import has_kernel, platform_of_calls
+from nadam_xla.jax.dtypes import stored_dtype
 from nadam_xla.jax.early_calls import (
     bytes_of,
     converted,
@@ -82,10 +83,10 @@ def _lower(ctx: Any, index: Any, table: Any, *operands: Any, leaves: int) -> Any
     if partitioned and platform_of_calls(platforms) == CUDA:
         # XLA for GPUs copies no stack for a slice, and to wait would only hold more memory.
         calls = [call._replace(awaited=None) for call in calls]
-    is_stored_as_computed = {x.dtype for x in ctx.avals_out} == {ctx.avals_in[1].dtype}
+    is_known = all(x.dtype == stored_dtype(x.dtype) for x in ctx.avals_out)
     if partitioned:
         lower: Callable[..., Any] = partial(_lower_slices, lower_partitioned)
-    elif is_stored_as_computed:
+    elif is_known:
         lower = _lower_in_place
     else:
         lower = partial(_lower_slices, lower_call)
@@ -149,7 +150,7 @@ def _lower_in_place(ctx: Any, index: Any, table: Any, *operands: Any, first_row:
     index_aval, table_aval, *avals = ctx.avals_in
     n = STREAMS.leaves(len(operands))
     own = n * len(STREAMS.operands)
-    wide = [x.update(dtype=table_aval.dtype) for x in avals[:own]]  # the gradients may be narrower
+    wide = [x.update(dtype=stored_dtype(x.dtype)) for x in avals[:own]]
     given = [converted(*of) for of in zip(operands[:own], avals[:own], wide, strict=True)]
     lower = jax.ffi.ffi_lowering(
         targets.UPDATE_ENTRY, operand_output_aliases=STREAMS.aliases(n, first=2)

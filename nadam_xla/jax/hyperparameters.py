@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import jax
@@ -18,6 +19,7 @@ from nadam_xla.coefficients import (
 )
 from nadam_xla.jax.decay_mask import Mask
 from nadam_xla.jax.dtypes import is_complex
+from nadam_xla.storage import Master, Rounding, check_master, check_rounding
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 
@@ -32,8 +34,8 @@ class Hyperparameters:
     Raises:
         ValueError: a number is out of its range, an array is not a scalar, or two arguments
             contradict each other.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, ``b2`` a bfloat16, or a number
-            complex or none.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, ``nu_dtype`` not a floating one,
+            ``b2`` a bfloat16, ``seed`` no whole number, or a number complex or none.
     """
 
     learning_rate: ScalarOrSchedule
@@ -42,11 +44,16 @@ class Hyperparameters:
     eps: ArrayLike
     eps_root: ArrayLike
     mu_dtype: DTypeLike | None
+    nu_dtype: DTypeLike | None
+    rounding: Rounding
+    seed: ArrayLike
     nesterov: bool
     momentum_decay: ArrayLike | None
     weight_decay: ScalarOrSchedule = 0.0
     l2: ScalarOrSchedule | None = None
     mask: Mask = None
+    master: Master | None = None
+    scales_alone: bool = False
 
     def __post_init__(self) -> None:  # noqa: D105
         if self.learning_rate is None:
@@ -72,6 +79,11 @@ class Hyperparameters:
             raise TypeError(
                 f"mu_dtype is {self.mu_dtype!r}; it must be a floating or complex dtype, or None"
             )
+        if self.nu_dtype is not None and not jnp.issubdtype(self.nu_dtype, jnp.floating):
+            raise TypeError(f"nu_dtype is {self.nu_dtype!r}; it must be a floating dtype, or None")
+        check_rounding(self.rounding)
+        check_master(self.master)
+        _check_seed(self.seed)
         if not self.nesterov and self.momentum_decay is not None:
             raise ValueError("momentum_decay is given; with nesterov=False it must be None")
 
@@ -83,7 +95,18 @@ class Hyperparameters:
     @property
     def needs_params(self) -> bool:
         """Whether the change depends on the parameters."""
-        return not (_is_zero(self.weight_decay) and (self.l2 is None or _is_zero(self.l2)))
+        return self.why_params is not None
+
+    @property
+    def why_params(self) -> str | None:
+        """What needs the parameters to compute the change; None: nothing does."""
+        if not (_is_zero(self.weight_decay) and (self.l2 is None or _is_zero(self.l2))):
+            return "decay"
+        if self.master is not None:
+            return f"master={self.master!r}"
+        if self.rounding == "stochastic" and not self.scales_alone:
+            return 'rounding="stochastic"'
+        return None
 
     def row(
         self, steps_before: jax.Array, product_before: jax.Array | None
@@ -113,6 +136,8 @@ class Hyperparameters:
             decay=rate * _at("weight_decay", self.weight_decay, steps_before),
             l2=0.0 if self.l2 is None else _at("l2", self.l2, steps_before),
         )
+        if self.rounding == "stochastic":
+            row = conventions.with_random_key(row, seed=_unsigned(self.seed), step=_unsigned(count))
         if not self.nesterov:
             row = conventions.adam(row, b1_power=momentum.product)
         if product_before is None:
@@ -134,6 +159,23 @@ def _real(name: str, value: Any) -> Any:
     if not isinstance(imaginary, jax.core.Tracer) and jnp.any(imaginary != 0):
         raise TypeError(f"{name} is {value}; it must be real")
     return value.real
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, Integral) and not 0 <= int(seed) < 1 << 32:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1")
+    dtype = getattr(seed, "dtype", None)
+    is_whole = isinstance(seed, Integral) or (
+        dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+    )
+    if isinstance(seed, bool) or not is_whole:
+        raise TypeError(f"seed is {seed!r}; it must be a whole number, or an integer scalar")
+    _check_scalar("seed", seed)
+
+
+def _unsigned(number: Any) -> Any:
+    """Of 32 bits; a Python number stays what it is, and is below them."""
+    return number if isinstance(number, int) else jnp.asarray(number).astype(jnp.uint32)
 
 
 def _check_scalar(name: str, value: object) -> None:

@@ -11,6 +11,7 @@ from nadam_xla import targets
 from nadam_xla.calls import in_order_of_birth
 from nadam_xla.jax.availability import has_kernel, platform_of_calls
 from nadam_xla.jax.donation import overwritable
+from nadam_xla.jax.dtypes import as_stored
 from nadam_xla.jax.early_calls import lower_in_calls
 from nadam_xla.jax.partitioned_lowering import (
     can_partition_call,
@@ -102,12 +103,20 @@ def _in_full_calls(
     unknown = [-1] * n
     for call in in_order_of_birth(unknown, unknown, platform):
         own = of_leaves(len(streams.operands), call, n)
-        operands = [leaves[i].astype(table.dtype) for i in own]
-        aliases = streams.aliases(len(call))
-        types = [jax.typeof(operands[i - 1]) for i in aliases]
+        operands = [as_stored(leaves[i]) for i in own]
+        made = of_leaves(len(streams.overwritten), call, n)
+        stored = dtypes_of_results(operands, streams)
+        types = [
+            jax.typeof(leaves[i % n]).update(dtype=dtype, weak_type=False)
+            for i, dtype in zip(made, stored, strict=True)
+        ]
+        aliases = {
+            operand: result
+            for operand, result in streams.aliases(len(call)).items()
+            if operands[operand - 1].dtype == types[result].dtype
+        }
         update = jax.ffi.ffi_call(targets.UPDATE, types, input_output_aliases=aliases)
         attributes = _attributes(streams, 0 if table.shape[1] == 1 else call[0])
-        made = of_leaves(len(streams.overwritten), call, n)
         for i, result in zip(made, update(table, *operands, **attributes), strict=True):
             results[i] = result.astype(dtypes[i])
     return results

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -12,9 +13,11 @@ from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
+from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.state import NadamState, check_state, initial_state
 from nadam_xla.jax.trained_part import trained_part, with_trained_part
 from nadam_xla.jax.update import update_trees
+from nadam_xla.storage import Master, Rounding
 
 
 class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
@@ -52,6 +55,10 @@ def nadam(
     momentum_decay: ArrayLike | None = None,
     l2: ScalarOrSchedule | None = None,
     mask: Mask = None,
+    nu_dtype: DTypeLike | None = None,
+    rounding: Rounding = "nearest",
+    seed: ArrayLike = 0,
+    master: Master | None = None,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
 
@@ -81,6 +88,16 @@ def nadam(
             ``weight_decay``; a number, a scalar array or a schedule. None: nothing.
         mask: which leaves ``l2`` acts on: a tree of booleans with the structure of the parameters
             or a prefix of it, or a function that makes one from the parameters; None: all.
+        nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
+            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
+            stops moving, for it changes by less than half its last place: round stochastically.
+        rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
+        master: what is kept beside parameters narrower than float32, and updated with them, so that
+            changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
+            full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
+            which they are just that copy; ``"correction"``: the first 8 of those bits.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -105,10 +122,14 @@ def nadam(
         eps=eps,
         eps_root=eps_root,
         mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        rounding=rounding,
+        seed=seed,
         nesterov=nesterov,
         momentum_decay=momentum_decay,
         l2=l2,
         mask=mask,
+        master=master,
     )
     return _transformation(hyperparameters)
 
@@ -125,6 +146,10 @@ def nadamw(
     *,
     nesterov: bool = True,
     momentum_decay: ArrayLike | None = None,
+    nu_dtype: DTypeLike | None = None,
+    rounding: Rounding = "nearest",
+    seed: ArrayLike = 0,
+    master: Master | None = None,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
 
@@ -154,6 +179,16 @@ def nadamw(
             negative, and the momentum of step t, counted from 1, is
             ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
+        nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
+            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
+            stops moving, for it changes by less than half its last place: round stochastically.
+        rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
+        master: what is kept beside parameters narrower than float32, and updated with them, so that
+            changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
+            full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
+            which they are just that copy; ``"correction"``: the first 8 of those bits.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -178,10 +213,14 @@ def nadamw(
         eps=eps,
         eps_root=eps_root,
         mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        rounding=rounding,
+        seed=seed,
         nesterov=nesterov,
         momentum_decay=momentum_decay,
         weight_decay=weight_decay,
         mask=mask,
+        master=master,
     )
     return _transformation(hyperparameters)
 
@@ -195,6 +234,9 @@ def scale_by_nadam(
     *,
     nesterov: bool = True,
     momentum_decay: ArrayLike | None = None,
+    nu_dtype: DTypeLike | None = None,
+    rounding: Rounding = "nearest",
+    seed: ArrayLike = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of :func:`nadam`, neither scaled by a learning rate nor negated.
 
@@ -218,6 +260,12 @@ def scale_by_nadam(
             negative, and the momentum of step t, counted from 1, is
             ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
+        nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
+            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
+            stops moving, for it changes by less than half its last place: round stochastically.
+        rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -236,8 +284,12 @@ def scale_by_nadam(
         eps=eps,
         eps_root=eps_root,
         mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        rounding=rounding,
+        seed=seed,
         nesterov=nesterov,
         momentum_decay=momentum_decay,
+        scales_alone=True,
     )
     transformation = _transformation(hyperparameters)
     return optax.GradientTransformationExtraArgs(transformation.init, transformation.update)
@@ -245,9 +297,11 @@ def scale_by_nadam(
 
 def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     mask, carries_product = hyperparameters.mask, hyperparameters.carries_product
+    nu_dtype, master = hyperparameters.nu_dtype, hyperparameters.master
 
     def init(params: PyTree) -> NadamState:
-        state = initial_state(params, hyperparameters.mu_dtype, product=carries_product)
+        mu_dtype = hyperparameters.mu_dtype
+        state = initial_state(params, mu_dtype, nu_dtype, product=carries_product, master=master)
         # What stands in for the parameters in optax.tree_utils.tree_map_params has no leaves.
         if mask is not None and jax.tree.leaves(params):
             chosen_leaves(mask, params)
@@ -256,25 +310,39 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     def step(
         given: Mapping[str, PyTree], state: NadamState, returns: Literal["params", "change"]
     ) -> tuple[PyTree, NadamState]:
-        check_state(state, product=carries_product)
+        check_state(state, product=carries_product, nu_dtype=nu_dtype, master=master)
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
         check_complex(state.mu, state.nu, given)
         params, grads = given.get("params"), given["grads"]
+        if master is not None:
+            check_masters("state.master", state.master, params, master)
         row, product = hyperparameters.row(state.count, state.momentum_product)
+        if hyperparameters.rounding == "stochastic":
+            row = row._replace(leaf=np.arange(len(jax.tree.leaves(grads)), dtype=np.float32))
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
         read = params if returns == "params" or hyperparameters.needs_params else None
-        first, mu, nu = update_trees(row, read, grads, state.mu, state.nu, returns=returns)
+        first, mu, nu, masters = update_trees(
+            row,
+            read,
+            grads,
+            state.mu,
+            state.nu,
+            master=state.master,
+            rounding=hyperparameters.rounding,
+            returns=returns,
+        )
         if params is not None and read is None:
             first = jax.tree.map(lambda x, p: cast(x, jnp.result_type(p)), first, params)
-        return first, NadamState(optax.safe_increment(state.count), mu, nu, product)
+        return first, NadamState(optax.safe_increment(state.count), mu, nu, product, masters)
 
     def update(
         updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, NadamState]:
         del extra_args
-        if params is None and hyperparameters.needs_params:
-            raise ValueError("decay needs the parameters: call update(grads, state, params)")
+        why = hyperparameters.why_params
+        if params is None and why is not None:
+            raise ValueError(f"{why} needs the parameters: call update(grads, state, params)")
         trained = trained_part(params, state)
         if params is None or (
             # As in optax, they may be anything where they are not needed.

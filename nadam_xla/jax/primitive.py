@@ -2,11 +2,13 @@
 
 ``nadam_update_p`` binds the table of coefficients and the leaves' arrays, those that its parameter
 ``streams`` names, in that order, and returns ``*params, *mu, *nu`` (or the change of the parameters
-in place of them). The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of
+in place of them), and ``*master`` where it
+is there. The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of
 leaves, ``batch`` is 1 or the size of a leading axis that every leaf then has. Its dtype, float32 or
 float64, is the one that is computed in; the leaves come and go in the dtypes in which they are
 stored, the change in that of the parameters (and without them in the one to which the others
-promote).
+promote). With master weights, or rounded stochastically, the change is that of what is stored, in
+float32, so that the parameters plus it are just what is to be stored.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,11 @@ from nadam_xla.jax.explicit_axes import (
 )
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
+from nadam_xla.jax.stored_results import (
+    params_of_masters,
+    returns_change_of_stored,
+    stored_results,
+)
 from nadam_xla.streams import Streams
 
 
@@ -66,12 +73,22 @@ def reference_of_row(
 def _reference(
     coefficients: jax.Array | Coefficients, dtype: Any, leaves: Sequence[Any], streams: Streams
 ) -> list[jax.Array]:
-    wide = streams.by_name([x.astype(computed_dtype(x.dtype, dtype)) for x in leaves])
+    given = streams.by_name(leaves)
+    wide = {
+        name: [x.astype(computed_dtype(x.dtype, dtype)) for x in group]
+        for name, group in given.items()
+        if name != "master"
+    }
+    if streams.has_master:
+        wide["params"] = params_of_masters(given["params"], given["master"], dtype)
     if not streams.has_params:
         wide["params"] = [jnp.zeros_like(grad) for grad in wide["grads"]]
-    results = update_reference(coefficients, wide, returns_change=streams.returns_change)
+    by_rule = streams.returns_change and not returns_change_of_stored(streams)
+    results = update_reference(coefficients, wide, returns_change=by_rule)
     dtypes = dtypes_of_results(leaves, streams)
-    return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
+    if not (streams.has_master or streams.is_stochastic):
+        return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
+    return stored_results(coefficients, results, given, dtypes, streams)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
@@ -108,6 +125,8 @@ def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
     dtypes = streams.by_name([x.dtype for x in leaves])
     if streams.has_params:
         first = dtypes["params"]
+        if returns_change_of_stored(streams):
+            first = [jnp.promote_types(dtype, jnp.float32) for dtype in first]
     else:
         first = [jnp.result_type(*of_leaf) for of_leaf in zip(*dtypes.values(), strict=True)]
     return [*first, *(dtype for name in streams.states for dtype in dtypes[name])]
@@ -126,9 +145,11 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
             f"nadam_update got a table of the shape {coefficients.shape}; the rows must be 1 or {n}"
             f" and the columns {len(Coefficients._fields)}"
         )
+    masters = streams.by_name(range(len(leaves))).get("master", ())
     for i, leaf in enumerate(leaves):
         like = leaves[i % n]
-        if leaf.shape != like.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        has_dtype = i in masters or jnp.issubdtype(leaf.dtype, jnp.floating)
+        if leaf.shape != like.shape or not has_dtype:
             raise TypeError(
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
                 f" {like.shape} and a floating dtype"
@@ -161,6 +182,9 @@ def _batch(
     (table, *leaves), (table_axis, *leaf_axes) = operands, axes
     batch_before = table.shape[0 if table_axis is None or table_axis > 0 else 1]
 
+    if table_axis is None and streams.is_stochastic:
+        # Each has the random numbers that it would have alone.
+        table, table_axis = jnp.broadcast_to(table, (size, *table.shape)), 0
     if table_axis is None:
         # Behind the axis that the table already knows, or in front where it knows none.
         to = 0 if batch_before == 1 else 1

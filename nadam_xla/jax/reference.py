@@ -33,14 +33,14 @@ def update_reference(
     """
     leaves = [dict(zip(given, leaf, strict=True)) for leaf in zip(*given.values(), strict=True)]
     updated = [
-        _update_leaf(_row_of(coefficients, i, leaf["grads"]), leaf, returns_change)
+        _update_leaf(row_of(coefficients, i, leaf["grads"]), leaf, returns_change)
         for i, leaf in enumerate(leaves)
     ]
     return [result for group in zip(*updated, strict=True) for result in group]
 
 
-def _row_of(coefficients: jax.Array | Coefficients, leaf: int, grad: jax.Array) -> Coefficients:
-    """The leaf's row, each coefficient shaped to broadcast along the leaf's batch axis."""
+def row_of(coefficients: jax.Array | Coefficients, leaf: int, grad: jax.Array) -> Coefficients:
+    """A leaf's row, each coefficient shaped to broadcast along the leaf's batch axis."""
     if isinstance(coefficients, Coefficients):
         return coefficients
     batch, rows, _ = coefficients.shape

@@ -12,6 +12,8 @@ from jax.typing import DTypeLike
 from nadam_xla.calls import compute_dtype
 from nadam_xla.jax.checks import PyTree, check_inexact, describe
 from nadam_xla.jax.dtypes import computed_dtype, is_complex
+from nadam_xla.jax.masters import initial_masters
+from nadam_xla.storage import Master
 
 
 class NadamState(NamedTuple):
@@ -23,15 +25,19 @@ class NadamState(NamedTuple):
             float64 parameters, else float32, and complex for complex ones, unless ``mu_dtype`` was
             given.
         nu: the second moments, a tree like the parameters, leaf by leaf of their shapes: float64
-            for float64 and complex128 parameters, else float32.
+            for float64 and complex128 parameters, else float32, unless ``nu_dtype`` was given.
         momentum_product: float32 scalar (float64 where a parameter is), the product of the momenta
             of all steps taken; None where ``momentum_decay`` is None, for then it is ``b1**count``.
+        master: the master weights, a tree like the parameters, leaf by leaf of their shapes, with
+            None in the place of those that are not narrower than float32: float32, uint16 or uint8,
+            as ``master`` was chosen; None where it was not.
     """
 
     count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
     mu: PyTree
     nu: PyTree
     momentum_product: jax.Array | None
+    master: PyTree | None = None
 
 
 # So that an exported program that takes the state can be serialized. The name and the order of the
@@ -39,18 +45,28 @@ class NadamState(NamedTuple):
 jax.export.register_namedtuple_serialization(NadamState, serialized_name="nadam_xla.jax.NadamState")
 
 
-def initial_state(params: PyTree, mu_dtype: DTypeLike | None, *, product: bool) -> NadamState:
+def initial_state(
+    params: PyTree,
+    mu_dtype: DTypeLike | None,
+    nu_dtype: DTypeLike | None,
+    *,
+    product: bool,
+    master: Master | None = None,
+) -> NadamState:
     """The state before the first step.
 
     Args:
         params: the parameters.
         mu_dtype: of the first moments; None: float64 for float64 parameters, else float32, and the
             complex dtypes of these for complex ones.
+        nu_dtype: of the second moments; None: float64 for float64 and complex128 parameters, else
+            float32.
         product: whether the state carries the product of the momenta.
+        master: the kind of master weights; None: there are none.
 
     Raises:
-        TypeError: a parameter is not a floating-point or complex array, or ``mu_dtype`` is real
-            where one is complex.
+        TypeError: a parameter is not a floating-point or complex array, or cannot have such a
+            master; or ``mu_dtype`` is real where one is complex.
     """
     check_inexact("params", params)
     if mu_dtype is not None and not jnp.issubdtype(mu_dtype, jnp.complexfloating):
@@ -64,9 +80,11 @@ def initial_state(params: PyTree, mu_dtype: DTypeLike | None, *, product: bool) 
         count=jnp.zeros([], jnp.int32),
         mu=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype or computed_dtype(p)), params),
         nu=jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype=compute_dtype(str(jnp.result_type(p)))), params
+            lambda p: jnp.zeros_like(p, dtype=nu_dtype or compute_dtype(str(jnp.result_type(p)))),
+            params,
         ),
         momentum_product=product_of_momenta(1.0, params) if product else None,
+        master=None if master is None else initial_masters(params, master),
     )
 
 
@@ -76,12 +94,21 @@ def product_of_momenta(value: float, leaves: PyTree) -> jax.Array:
     return jnp.asarray(value, "float64" if "float64" in dtypes else "float32")
 
 
-def check_state(state: Any, *, product: bool) -> None:
+def check_state(
+    state: Any,
+    *,
+    product: bool,
+    nu_dtype: DTypeLike | None = None,
+    master: Master | None = None,
+) -> None:
     """Checks that the state is one that this optimizer can go on with.
+
+    Whether its masters fit the parameters is left to be checked.
 
     Raises:
         TypeError: the state is another optimizer's, or its count is not an integer scalar.
-        ValueError: it carries a product of the momenta, and this optimizer has none, or vice versa.
+        ValueError: it carries a product of the momenta or master weights, and this optimizer has
+            none, or vice versa; or its second moments have not the ``nu_dtype`` that was given.
     """
     if not isinstance(state, NadamState):
         raise TypeError(f"state is {_describe_other(state)}")
@@ -100,6 +127,19 @@ def check_state(state: Any, *, product: bool) -> None:
             "state.momentum_product is given: the state was made with a momentum_decay, and this"
             " optimizer has none"
         )
+    if (state.master is None) != (master is None):
+        given = "None" if state.master is None else "given"
+        raise ValueError(
+            f"state.master is {given}, and this optimizer has master={master!r}: the state was made"
+            " with another choice"
+        )
+    if nu_dtype is not None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.nu):
+            if jnp.result_type(leaf) != nu_dtype:
+                raise ValueError(
+                    f"state.nu{keystr(path)} is {describe(leaf)}, and nu_dtype is"
+                    f" {jnp.dtype(nu_dtype)}: the state was made with another choice"
+                )
 
 
 def _describe_other(state: Any) -> str:

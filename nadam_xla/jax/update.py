@@ -1,7 +1,7 @@
 """The update over pytrees: checks, and one primitive for the leaves of each compute dtype."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, unsharded
+from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
+from nadam_xla.storage import NARROW, Rounding, check_rounding
 from nadam_xla.streams import Streams
 
 lowering.install()
@@ -26,8 +28,10 @@ def nadam_update(
     mu: PyTree,
     nu: PyTree,
     *,
+    master: PyTree | None = None,
+    rounding: Rounding = "nearest",
     returns: Literal["params", "change"] = "params",
-) -> tuple[PyTree, PyTree, PyTree]:
+) -> tuple[PyTree, ...]:
     """One fused Nadam step: the rule of :class:`nadam_xla.coefficients.Coefficients`.
 
     Inside ``jax.jit`` the results take the memory of their inputs where the caller donated them (or
@@ -38,36 +42,51 @@ def nadam_update(
             for each of the n leaves, in the order of ``jax.tree.leaves(params)``; or an array of
             the shape ``[K]``, one row for all leaves, or ``[n, K]``, a row for each. ``vmap`` adds
             batch axes.
-        params: a pytree of floating-point or complex arrays of any shape. float32 and float64 are
-            computed as they are; narrower ones are widened to float32 and rounded back. Complex
-            ones are updated by XLA's own operations, with the squared magnitude of the gradient in
-            the place of its square and ``clip_value`` for each part.
+        params: a pytree of floating-point or complex arrays of any shape. float64 is computed as it
+            is, all others in float32; each is read and written as it is stored. Complex ones are
+            updated by XLA's own operations, with the squared magnitude of the gradient in the place
+            of its square and ``clip_value`` for each part.
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype, or
             complex where the first moments are.
         mu: the first moments, a pytree of the same structure and shapes, of any floating dtype, or
             complex where the parameters are.
         nu: the second moments, a pytree of the same structure and shapes, of any floating dtype;
             real and not negative.
+        master: None, or the master weights: of bfloat16 and float16 parameters float32 arrays, or
+            of bfloat16 ones uint16 (the bits that complete a float32) or uint8 (the first eight of
+            them); None in the place of each parameter that has none.
+        rounding: how what is narrower than float32 is rounded: ``"nearest"``; or ``"stochastic"``,
+            by the random numbers of the coefficients' key
+            (:func:`nadam_xla.coefficients.with_random_key`).
         returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds
             what must be added to the old ones, which is what optax calls updates.
 
     Returns:
-        The new parameters (or their change), first moments and second moments. Each has the
-        structure, shapes and dtypes of what was given, and the change those of the parameters.
+        The new parameters (or their change), first moments and second moments, and the master
+        weights where they are given. Each has the structure, shapes and dtypes of what was given,
+        and the change those of the parameters; but float32 where parameters have masters or are
+        rounded stochastically, so that the parameters plus it are what the step has stored.
 
     Raises:
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
             the coefficients have a wrong shape.
         TypeError: a leaf is not of a floating or complex dtype, or complex where it must be real;
-            or the trees shard it over explicit axes of the mesh in ways that contradict each other.
+            or the trees shard it over explicit axes of the mesh in ways that contradict each other;
+            or a master is not one of its parameter.
 
     Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
+    check_rounding(rounding)
     check_alike({"params": params, "grads": grads, "mu": mu, "nu": nu})
     check_complex(mu, nu, {"params": params, "grads": grads})
-    return update_trees(coefficients, params, grads, mu, nu, returns=returns)
+    if master is not None:
+        check_masters("master", master, params)
+    updated = update_trees(
+        coefficients, params, grads, mu, nu, master=master, rounding=rounding, returns=returns
+    )
+    return updated if master is not None else updated[:3]
 
 
 def update_trees(
@@ -77,8 +96,10 @@ def update_trees(
     mu: PyTree,
     nu: PyTree,
     *,
+    master: PyTree | None = None,
+    rounding: Rounding = "nearest",
     returns: Literal["params", "change"],
-) -> tuple[PyTree, PyTree, PyTree]:
+) -> tuple[PyTree, PyTree, PyTree, PyTree | None]:
     """:func:`nadam_update` for trees that the caller has checked.
 
     Without parameters ``returns`` must be ``"change"``: each leaf of it has the dtype to which
@@ -87,22 +108,37 @@ def update_trees(
     """
     if params is None and isinstance(coefficients, Coefficients):
         coefficients = coefficients._replace(decay=0.0, l2=0.0)
-    streams = Streams(has_params=params is not None, returns_change=returns == "change")
-    trees = (params, grads, mu, nu) if streams.has_params else (grads, mu, nu)
-    arrays = [[jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
-    leaves = list(zip(*arrays, strict=True))
-    results: list[Any] = [None] * len(leaves)
-    dtypes = [_dtype_of_first(leaf, streams) for leaf in leaves]
-    for (dtype, complex_ones), indices in _kinds(leaves, dtypes).items():
-        table = _table(coefficients, dtype, indices, len(leaves))
-        operands = [group[i] for group in arrays for i in indices]
-        updated = (reference if complex_ones else bind)(table, *operands, streams=streams)
-        groups = (updated[i :: len(indices)] for i in range(len(indices)))
-        for i, (first, *moments) in zip(indices, groups, strict=True):
-            results[i] = (first.astype(dtypes[i]), *moments)
     treedef: Any = jax.tree.structure(grads)
-    first, second, third = (treedef.unflatten([r[i] for r in results]) for i in range(3))
-    return first, second, third
+    trees = {"params": params, "grads": grads, "mu": mu, "nu": nu}
+    given = {
+        name: [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        for name, tree in trees.items()
+        if tree is not None
+    }
+    masters = [None] * treedef.num_leaves if master is None else treedef.flatten_up_to(master)
+    leaves = [
+        _Leaf({name: group[i] for name, group in given.items()}, masters[i])
+        for i in range(treedef.num_leaves)
+    ]
+    results: list[Any] = [None] * len(leaves)
+    for kind, indices in _kinds(leaves, rounding).items():
+        streams = Streams(
+            has_params=params is not None,
+            returns_change=returns == "change",
+            has_master=kind.has_master,
+            is_stochastic=kind.is_stochastic,
+        )
+        table = _table(coefficients, kind.dtype, indices, len(leaves))
+        operands = [leaves[i].array(name) for name in streams.operands for i in indices]
+        updated = (reference if kind.is_complex else bind)(table, *operands, streams=streams)
+        for place, i in enumerate(indices):
+            first, *states = updated[place :: len(indices)]
+            # Which does not heed the dtypes of those that are weak.
+            first = first if streams.has_params else first.astype(leaves[i].dtype)
+            results[i] = (first, *states, *([] if kind.has_master else [None]))
+    unflattened = (treedef.unflatten([r[i] for r in results]) for i in range(4))
+    first, second, third, fourth = unflattened
+    return first, second, third, fourth if master is not None else None
 
 
 def update_leaves(
@@ -120,18 +156,40 @@ def update_leaves(
     return updated[:n], updated[n : 2 * n], updated[2 * n :]
 
 
-def _dtype_of_first(leaf: tuple[jax.Array, ...], streams: Streams) -> Any:
-    """The dtype of a leaf's first result, which does not heed those that are weak."""
-    return leaf[0].dtype if streams.has_params else jnp.result_type(*leaf)
+class _Leaf(NamedTuple):
+    given: Mapping[str, jax.Array]
+    master: jax.Array | None
+
+    def array(self, stream: str) -> Any:
+        return self.master if stream == "master" else self.given[stream]
+
+    @property
+    def dtype(self) -> Any:
+        """That of the leaf's change, and of its parameter where it is there."""
+        params = self.given.get("params")
+        return jnp.result_type(*self.given.values()) if params is None else params.dtype
 
 
-def _kinds(
-    leaves: Sequence[tuple[jax.Array, ...]], dtypes: Sequence[Any]
-) -> dict[tuple[str, bool], list[int]]:
-    """The leaves by the dtype that they are updated in, and by whether they are complex."""
-    kinds: dict[tuple[str, bool], list[int]] = {}
-    for i, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
-        kind = compute_dtype(str(dtype)), any(map(is_complex, leaf))
+class _Kind(NamedTuple):
+    """What the leaves that are updated together have in common."""
+
+    dtype: str  # that they are computed in
+    is_complex: bool
+    has_master: bool
+    is_stochastic: bool
+
+
+def _kinds(leaves: Sequence[_Leaf], rounding: Rounding) -> dict[_Kind, list[int]]:
+    """The leaves, by their numbers, of each kind."""
+    kinds: dict[_Kind, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        stored = [x for name, x in leaf.given.items() if name != "grads"]
+        kind = _Kind(
+            dtype=compute_dtype(str(leaf.dtype)),
+            is_complex=any(map(is_complex, leaf.given.values())),
+            has_master=leaf.master is not None,
+            is_stochastic=rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored),
+        )
         kinds.setdefault(kind, []).append(i)
     return kinds
 

@@ -5,16 +5,17 @@ change: then nobody sees that the change is not there any more.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jax.extend.core import JaxprEqn, Literal
 from jax.extend.core.primitives import add_p
 
 from nadam_xla.jax.fusion.block import Atom, Block, type_of
 from nadam_xla.jax.primitive import nadam_update_p
+from nadam_xla.streams import Streams
 
-if TYPE_CHECKING:
-    from nadam_xla.streams import Streams
+# What is stored of parameters with masters, or drawn, is more than their change says.
+_CHANGES_BY_THE_RULE = [Streams(has_params, returns_change=True) for has_params in (True, False)]
 
 
 class Addition(NamedTuple):
@@ -31,7 +32,7 @@ def is_update(eqn: JaxprEqn) -> bool:
 
 def returns_change(eqn: JaxprEqn) -> bool:
     """Whether the equation is an update that returns a change."""
-    return is_update(eqn) and eqn.params["streams"].returns_change
+    return is_update(eqn) and eqn.params["streams"] in _CHANGES_BY_THE_RULE
 
 
 def leaves_of(update: JaxprEqn) -> int:

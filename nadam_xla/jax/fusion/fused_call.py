@@ -45,7 +45,7 @@ def of_some_leaves(update: JaxprEqn, leaves: Sequence[int]) -> list[JaxprEqn]:
         return []
     slicing, table = rows_of(update, leaves)
     operands = [update.invars[1 + i] for i in of_leaves(len(streams.operands), leaves, n)]
-    results = [update.outvars[i] for i in of_leaves(3, leaves, n)]
+    results = [update.outvars[i] for i in of_leaves(len(streams.overwritten), leaves, n)]
     return [*slicing, update.replace(invars=[table, *operands], outvars=results)]
 
 

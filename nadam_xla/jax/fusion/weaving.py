@@ -26,6 +26,7 @@ from jax.extend.core.primitives import (
 )
 
 from nadam_xla.jax import entry_lowering
+from nadam_xla.jax.entry import STREAMS
 from nadam_xla.jax.fusion.additions import is_update, leaves_of, operands_of, returns_change
 from nadam_xla.jax.fusion.block import Atom, Block, type_of, with_parts
 from nadam_xla.jax.fusion.fused_call import of_some_leaves, rows_of
@@ -154,6 +155,8 @@ def _unknown_kind(update: JaxprEqn, scan: JaxprEqn) -> str | None:
     """Updates and scans of which no other scan can be made here."""
     if type_of(update.invars[0]).shape[0] != 1:
         return "it is the update of a population"
+    if update.params["streams"] != STREAMS:
+        return "its parameters have master weights, or it rounds stochastically"
     if scan.params["jaxpr"].consts or scan.params["length"] == 0:
         return "the scan has constants of its own, or no turns"
     return _unknown_type([type_of(atom) for atom in (*scan.invars, *update.invars)])

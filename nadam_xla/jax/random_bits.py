@@ -1,0 +1,76 @@
+"""The random numbers of stochastic rounding, as kernels/random_bits.h has them.
+
+Threefry-4x32 of 13 rounds. Source: Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as
+easy as 1, 2, 3".
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_PARITY = 0x1BD11BDA
+_ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
+_ROUNDS = 13
+
+DRAW_OF_STATES, DRAW_OF_PARAMS = 0, 1
+
+
+class RandomKey(NamedTuple):
+    """Whose numbers they are: uint32 scalars."""
+
+    seed: jax.Array
+    shard: jax.Array
+    leaf: jax.Array
+    step: jax.Array
+
+
+def random_bits(key: RandomKey, length: int, draw: int) -> jax.Array:
+    """A number in [0, 2**16) for each element, uint32.
+
+    Args:
+        key: of the leaf.
+        length: how many elements there are.
+        draw: which of their numbers.
+    """
+    octets = -(-length // 8)
+    counters = jnp.arange(octets, dtype=jnp.uint32)
+    zero = jnp.zeros_like(counters)
+    # The upper half of the counter: octets beyond 2**32 do not fit into memory.
+    words = _threefry(key, (counters, zero, zero + jnp.uint32(draw), zero))
+    pairs = jnp.stack(words, axis=-1)[..., None] >> jnp.array([0, 16], jnp.uint32)
+    return (pairs & 0xFFFF).reshape(-1)[:length]
+
+
+def swapped_bytes(bits: jax.Array) -> jax.Array:
+    """Numbers in [0, 2**16), the two bytes of each in the other order."""
+    return (bits << 8 | bits >> 8) & 0xFFFF
+
+
+def _threefry(key: RandomKey, counter: Sequence[jax.Array]) -> list[jax.Array]:
+    words = [jnp.asarray(word, jnp.uint32) for word in key]
+    parity = jnp.uint32(_PARITY)
+    for word in words:
+        parity = parity ^ word
+    schedule = [*words, parity]
+    a, b, c, d = (x + k for x, k in zip(counter, words, strict=True))
+    for i in range(_ROUNDS):
+        first, second = _ROTATIONS[i % len(_ROTATIONS)]
+        # The halves cross in every other round.
+        if i % 2 == 0:
+            a, b = _mix(a, b, first)
+            c, d = _mix(c, d, second)
+        else:
+            a, d = _mix(a, d, first)
+            c, b = _mix(c, b, second)
+        if i % 4 == 3:
+            turn = i // 4 + 1
+            k = [schedule[(turn + j) % 5] for j in range(4)]
+            a, b, c, d = a + k[0], b + k[1], c + k[2], d + k[3] + jnp.uint32(turn)
+    return [a, b, c, d]
+
+
+def _mix(x: jax.Array, y: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
+    x = x + y
+    return x, (y << by | y >> (32 - by)) ^ x

@@ -1,0 +1,145 @@
+"""What becomes of the rule's results where they are not just rounded to the nearest."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.random_bits import (
+    DRAW_OF_PARAMS,
+    DRAW_OF_STATES,
+    RandomKey,
+    random_bits,
+    swapped_bytes,
+)
+from nadam_xla.jax.reference import row_of
+from nadam_xla.jax.stored_numbers import REMAINDER_BITS, drawn, joined, split
+from nadam_xla.storage import NARROW
+from nadam_xla.streams import Streams
+
+
+def returns_change_of_stored(streams: Streams) -> bool:
+    """Whether the change is that of the parameters as they are stored, and not as the rule says."""
+    may_differ = streams.has_master or streams.is_stochastic
+    return streams.returns_change and streams.has_params and may_differ
+
+
+def params_of_masters(
+    params: Sequence[jax.Array], masters: Sequence[jax.Array], dtype: Any
+) -> list[jax.Array]:
+    """The parameters as their masters have them, in the dtype that is computed in."""
+    pairs = zip(params, masters, strict=True)
+    return [(joined(p, m) if m.dtype in REMAINDER_BITS else m).astype(dtype) for p, m in pairs]
+
+
+def stored_results(
+    coefficients: jax.Array | Coefficients,
+    results: Sequence[jax.Array],
+    given: Mapping[str, Sequence[jax.Array]],
+    dtypes: Sequence[Any],
+    streams: Streams,
+) -> list[jax.Array]:
+    """The primitive's results, of those of the rule.
+
+    Args:
+        coefficients: as the rule takes them.
+        results: the new parameters, or their change where there are none; the new states.
+        given: the arrays of each stream, as they are stored.
+        dtypes: of the primitive's results.
+        streams: as everywhere.
+    """
+    n = len(given["grads"])
+    by_leaf = [
+        _of_leaf(
+            row_of(coefficients, i, given["grads"][i]),
+            results[i::n],
+            {name: group[i] for name, group in given.items()},
+            dtypes[i::n],
+            streams,
+        )
+        for i in range(n)
+    ]
+    return [result for group in zip(*by_leaf, strict=True) for result in group]
+
+
+def _of_leaf(
+    row: Coefficients,
+    results: Sequence[jax.Array],
+    given: Mapping[str, jax.Array],
+    dtypes: Sequence[Any],
+    streams: Streams,
+) -> list[jax.Array]:
+    first, mu, nu = results
+    draws = _draws(row, given, streams)
+    states = [_stored(mu, dtypes[1], draws.get("mu")), _stored(nu, dtypes[2], draws.get("nu"))]
+    if not streams.has_params:
+        return [first.astype(dtypes[0]), *states]
+    params, master = _stored_params(first, given, draws.get("params"))
+    if master is not None:
+        # A skipped one may be of numbers that somebody has overwritten.
+        params = jnp.where(row.skip != 0, given["params"], params)
+        master = jnp.where(row.skip != 0, given["master"], master)
+    if streams.returns_change:
+        before = given["params"].astype(dtypes[0])
+        params = jnp.where(row.skip != 0, -0.0, params.astype(dtypes[0]) - before)
+    return [params, *states] if master is None else [params, *states, master]
+
+
+def _stored(x: jax.Array, dtype: Any, draws: jax.Array | None) -> jax.Array:
+    return x.astype(dtype) if draws is None else drawn(x.astype(jnp.float32), dtype, draws)
+
+
+def _stored_params(
+    params: jax.Array, given: Mapping[str, jax.Array], draws: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """The new parameters as they are stored, and their master where they have one."""
+    dtype = given["params"].dtype
+    if "master" not in given:
+        return _stored(params, dtype, draws), None
+    kind = given["master"].dtype
+    if kind in REMAINDER_BITS:
+        return split(params.astype(jnp.float32), kind, draws)
+    return params.astype(dtype), params.astype(kind)
+
+
+def _draws(
+    row: Coefficients, given: Mapping[str, jax.Array], streams: Streams
+) -> dict[str, jax.Array]:
+    """The random numbers of what is rounded by them, by its stream."""
+    if not streams.is_stochastic:
+        return {}
+    draws: dict[str, jax.Array] = {}
+    narrow = {name for name, x in given.items() if str(x.dtype) in NARROW}
+    if narrow & {"mu", "nu"}:
+        bits = _bits_of_leaf(row, given["grads"], DRAW_OF_STATES)
+        draws.update(mu=bits, nu=swapped_bytes(bits))
+    if "params" in narrow:
+        draws["params"] = _bits_of_leaf(row, given["grads"], DRAW_OF_PARAMS)
+    return draws
+
+
+def _bits_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
+    """Numbers of the leaf's shape; each entry of a batch has those that it would have alone."""
+
+    def bits(*key: jax.Array) -> jax.Array:
+        return random_bits(RandomKey(*key), prod(like.shape[batched:]), draw)
+
+    batched = int(jnp.ndim(row.seed_low) > 0)
+    key = [jnp.asarray(word).reshape(-1) if batched else word for word in _key_of(row)]
+    drawn_bits = jax.vmap(bits)(*key) if batched else bits(*key)
+    return drawn_bits.reshape(like.shape)
+
+
+def _key_of(row: Coefficients) -> RandomKey:
+    def whole(x: Any) -> jax.Array:
+        return jnp.asarray(x).astype(jnp.int32).astype(jnp.uint32)
+
+    return RandomKey(
+        seed=whole(row.seed_high) << 16 | whole(row.seed_low),
+        shard=whole(row.shard),
+        leaf=whole(row.leaf),
+        step=whole(row.step_high) << 16 | whole(row.step_low),
+    )
