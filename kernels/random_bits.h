@@ -23,7 +23,8 @@ enum class Draw : std::uint32_t { kOfStates, kOfParams };
 // The numbers of eight elements that follow one another, the first of which is 8 * `octet` in its
 // batch entry: 16 bits each, those of an even element in the lower half of a word.
 struct RandomCounter {
-  std::uint64_t octet;
+  std::uint32_t octet;        // its lower half,
+  std::uint32_t octet_upper;  // and the upper one
   Draw draw;
 };
 
@@ -48,8 +49,8 @@ NADAM_XLA_INLINE RandomWords random_words(const RandomKey& key, const RandomCoun
   constexpr std::uint32_t kParity = 0x1bd11bda;
   const std::uint32_t k0 = key.seed, k1 = key.shard, k2 = key.leaf, k3 = key.step;
   const std::uint32_t k4 = kParity ^ k0 ^ k1 ^ k2 ^ k3;
-  std::uint32_t a = static_cast<std::uint32_t>(counter.octet) + k0;
-  std::uint32_t b = static_cast<std::uint32_t>(counter.octet >> 32) + k1;
+  std::uint32_t a = counter.octet + k0;
+  std::uint32_t b = counter.octet_upper + k1;
   std::uint32_t c = static_cast<std::uint32_t>(counter.draw) + k2;
   std::uint32_t d = k3;
   mix(a, b, 10), mix(c, d, 26), mix(a, d, 11), mix(c, b, 21);

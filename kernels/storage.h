@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/host_device.h"
 
@@ -69,11 +68,15 @@ NADAM_XLA_INLINE float of_bfloat16(const std::uint16_t stored) {
   return float_of(static_cast<std::uint32_t>(stored) << 16);
 }
 
-NADAM_XLA_INLINE std::uint16_t to_bfloat16(const float x) {
+// In the upper half of the word; in the lower one there is something.
+NADAM_XLA_INLINE std::uint32_t to_bfloat16_above(const float x) {
   const std::uint32_t bits = bits_of(x);
-  const std::uint32_t upper = bits >> 16;
-  const std::uint32_t rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-  return static_cast<std::uint16_t>(x != x ? upper | kBfloat16Quiet : rounded);
+  const std::uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return x != x ? bits | kBfloat16Quiet << 16 : rounded;
+}
+
+NADAM_XLA_INLINE std::uint16_t to_bfloat16(const float x) {
+  return static_cast<std::uint16_t>(to_bfloat16_above(x) >> 16);
 }
 
 // From the largest finite one on: what is above must become no infinity that is not the nearest.
@@ -81,14 +84,10 @@ NADAM_XLA_INLINE bool is_at_end_of_bfloat16(const float x) {
   return (bits_of(x) & ~kSign) >= (kBfloat16Infinity - 1) << 16;
 }
 
-// Of a number that is not there.
-NADAM_XLA_INLINE std::uint16_t to_bfloat16_between(const float x, const std::uint32_t draw) {
-  return static_cast<std::uint16_t>((bits_of(x) + draw) >> 16);
-}
-
 // The draw is uniform in [0, 2^16). Infinity is what is nearest to infinity, and nothing else.
 NADAM_XLA_INLINE std::uint16_t to_bfloat16(const float x, const std::uint32_t draw) {
-  return is_at_end_of_bfloat16(x) ? to_bfloat16(x) : to_bfloat16_between(x, draw);
+  const auto between = static_cast<std::uint16_t>((bits_of(x) + draw) >> 16);
+  return is_at_end_of_bfloat16(x) ? to_bfloat16(x) : between;
 }
 
 // ---- float16
@@ -153,32 +152,27 @@ NADAM_XLA_INLINE std::uint16_t to_float16(const float x, const std::uint32_t dra
 // A bfloat16, and the kBits bits that follow it in a float32 of which no more are kept. They are
 // a signed number, which is to be added behind the bfloat16: where it is negative, the bfloat16 was
 // rounded up. So ties are rounded away from zero, which can be told from the remainder alone.
-template <int kBits>
 struct Split {
-  std::uint16_t bfloat16;
-  std::uint16_t remainder;
+  std::uint32_t upper;      // the bfloat16 in its upper half; in the lower one there is something
+  std::uint32_t remainder;  // in its first kBits bits; in the others there is nothing
 };
 
 // What of the float32 is not kept has been rounded away. NaN stays NaN, without its payload.
 template <int kBits>
-NADAM_XLA_INLINE Split<kBits> split(const float x) {
+NADAM_XLA_INLINE Split split(const float x) {
   const std::uint32_t bits = bits_of(x);
-  const std::uint32_t upper = (bits + 0x8000) >> 16;
   const std::uint32_t remainder = bits >> (16 - kBits) & ((1u << kBits) - 1);
   const bool is_nan = x != x;
-  return {static_cast<std::uint16_t>(is_nan ? bits >> 16 | kBfloat16Quiet : upper),
-          static_cast<std::uint16_t>(is_nan ? 0 : remainder)};
+  return {is_nan ? bits | kBfloat16Quiet << 16 : bits + 0x8000, is_nan ? 0 : remainder};
 }
 
-// A zero was not rounded up: the remainder is that of a number which somebody has overwritten.
+// Both stand in the upper bits of their words, and below them there is nothing. A zero was not
+// rounded up: the remainder is that of a number which somebody has overwritten.
 template <int kBits>
-NADAM_XLA_INLINE float joined(const Split<kBits> of) {
-  using Signed = std::conditional_t<kBits == 16, std::int16_t, std::int8_t>;
-  const std::int32_t remainder = static_cast<Signed>(of.remainder);
-  const auto added = static_cast<std::uint32_t>(remainder) << (16 - kBits);
-  const std::uint32_t upper = static_cast<std::uint32_t>(of.bfloat16) << 16;
-  const bool is_zero = (of.bfloat16 & 0x7fff) == 0;
-  return float_of(is_zero && remainder < 0 ? upper : upper + added);
+NADAM_XLA_INLINE float joined(const std::uint32_t bfloat16, const std::uint32_t remainder) {
+  const auto added = static_cast<std::uint32_t>(static_cast<std::int32_t>(remainder) >> 16);
+  const bool is_stale = (bfloat16 & ~kSign) == 0 && remainder >= kSign;
+  return float_of(is_stale ? bfloat16 : bfloat16 + added);
 }
 
 // The float32 nearest to x among those whose last 8 bits are zero. Infinity stays, and so does NaN.

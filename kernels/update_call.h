@@ -97,10 +97,10 @@ NADAM_XLA_INLINE void store_states(const Streams<T>& s, const std::int64_t i, co
   ((s.out[1 + kState][i] = to.states[kState]), ...);
 }
 
-template <Returns kReturns, bool kClamps = true, typename T>
+template <Returns kReturns, Terms kTerms = Terms::kDecayAndClamp, typename T>
 NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
   const Updated<T> to =
-      update_rule<kClamps>(row, element_of(s, i, std::make_index_sequence<kRuleStreams>()));
+      update_rule<kTerms>(row, element_of(s, i, std::make_index_sequence<kRuleStreams>()));
   s.out[0][i] = kReturns == Returns::kParams ? to.params : to.change;
   store_states(s, i, to, std::make_index_sequence<kRuleStates>());
 }

@@ -130,12 +130,6 @@ NADAM_XLA_INLINE T within(const T limit, const T x) {
   return from_above < -limit ? -limit : from_above;
 }
 
-// Whether the row says so.
-template <typename T>
-NADAM_XLA_INLINE bool clamps(const Row<T>& row) {
-  return !row.clips_infinity || row.clip_value != std::numeric_limits<T>::infinity();
-}
-
 template <typename T>
 NADAM_XLA_INLINE T clamp(const Row<T>& row, const T x) {
   constexpr T kLargest = std::numeric_limits<T>::max();
@@ -153,18 +147,32 @@ NADAM_XLA_INLINE T product_if_on(const T coefficient, const T x) {
 template <typename T>
 inline constexpr T kNoChange = -T(0);
 
-// The caller handles `row.skip`: a skipped leaf needs no arithmetic at all. And it may say that the
-// row does not clamp, which then costs nothing.
-template <bool kClamps = true, typename T>
+// Which of the optional terms a row may have: what it has not need not cost anything.
+enum class Terms { kNone, kDecay, kDecayAndClamp };
+
+template <typename T>
+NADAM_XLA_INLINE Terms terms_of(const Row<T>& row) {
+  if (!row.clips_infinity || row.clip_value != std::numeric_limits<T>::infinity()) {
+    return Terms::kDecayAndClamp;
+  }
+  return row.decay == T(0) && row.l2 == T(0) ? Terms::kNone : Terms::kDecay;
+}
+
+// The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
+template <Terms kTerms = Terms::kDecayAndClamp, typename T>
 NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of) {
   const T p = of[Stream::kParams];
+  const auto decayed = [p](const T coefficient) {
+    return kTerms == Terms::kNone ? T(0) : product_if_on(coefficient, p);
+  };
   const T scaled = row.grad_scale * of[Stream::kGrads];
-  const T gradient = (kClamps ? clamp(row, scaled) : scaled) + product_if_on(row.l2, p);
+  const T clamped = kTerms == Terms::kDecayAndClamp ? clamp(row, scaled) : scaled;
+  const T gradient = clamped + decayed(row.l2);
   const T mu = row.b1 * of[Stream::kMu] + row.one_minus_b1 * gradient;
   const T nu = row.b2 * of[Stream::kNu] + row.one_minus_b2 * (gradient * gradient);
   const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /
                                       (square_root(row.c_v * nu + row.eps_root) + row.eps));
-  const T taken = product_if_on(row.decay, p) + step;
+  const T taken = decayed(row.decay) + step;
   return {p - taken, -taken, {mu, nu}};
 }
 

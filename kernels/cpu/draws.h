@@ -9,36 +9,29 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// As many elements as there are draws of at a time: those of fewer counters would not fill a
-// vector.
-constexpr std::int64_t kDrawn = 2 * kBlock;
-
-// 16 bits for each of kDrawn elements, the first of which is a multiple of eight.
-void draw(std::uint16_t* const draws, const RandomKey& given, const std::int64_t first,
+// 16 bits for each element of a block, in pairs. Its first element is a multiple of eight.
+void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t first,
           const Draw what) {
-  constexpr std::int64_t kOctets = kDrawn / 8;
+  constexpr std::uint32_t kOctets = kBlock / 8;
   const RandomKey key = given;
   const auto octet = static_cast<std::uint64_t>(first) / 8;
-  std::uint32_t words[4 * kOctets];
+  const auto lower = static_cast<std::uint32_t>(octet);
+  const auto upper = static_cast<std::uint32_t>(octet >> 32);
 #pragma omp simd
-  for (std::int64_t i = 0; i < kOctets; ++i) {
-    const RandomWords drawn = random_words(key, {octet + static_cast<std::uint64_t>(i), what});
-    words[4 * i] = drawn.of[0];
-    words[4 * i + 1] = drawn.of[1];
-    words[4 * i + 2] = drawn.of[2];
-    words[4 * i + 3] = drawn.of[3];
-  }
-#pragma omp simd
-  for (std::int64_t i = 0; i < 4 * kOctets; ++i) {
-    draws[2 * i] = static_cast<std::uint16_t>(words[i]);
-    draws[2 * i + 1] = static_cast<std::uint16_t>(words[i] >> 16);
+  for (std::uint32_t i = 0; i < kOctets; ++i) {
+    const std::uint32_t counter = lower + i;
+    const RandomWords drawn = random_words(key, {counter, upper + (counter < lower), what});
+    draws[4 * i] = drawn.of[0];
+    draws[4 * i + 1] = drawn.of[1];
+    draws[4 * i + 2] = drawn.of[2];
+    draws[4 * i + 3] = drawn.of[3];
   }
 }
 
-void swap_bytes(const std::uint16_t* const from, std::uint16_t* const to) {
+void swap_bytes(const std::uint32_t* const from, std::uint32_t* const to) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < kDrawn; ++i) {
-    to[i] = static_cast<std::uint16_t>(swapped_bytes(from[i]));
+  for (std::int64_t i = 0; i < kHalf; ++i) {
+    to[i] = (from[i] & 0x00ff00ff) << 8 | (from[i] >> 8 & 0x00ff00ff);
   }
 }
 

@@ -12,181 +12,187 @@
 namespace nadam_xla::cpu {
 namespace {
 
+void copy(const void* const from, void* const to, const std::int64_t bytes) {
+  if (from == to) return;
+  const auto* const source = static_cast<const char*>(from);
+  auto* const target = static_cast<char*>(to);
+  for (std::int64_t i = 0; i < bytes; ++i) target[i] = source[i];
+}
+
 NADAM_XLA_INLINE bool is_narrow(const Storage storage) {
   return storage == Storage::kBF16 || storage == Storage::kF16;
 }
 
-// The blocks of a stretch, one after the other. With `kOfStored` the first result is the change of
-// the parameters as they are stored; without, a change is what the rule says.
-template <typename T, Returns kReturns, bool kOfStored>
+// The blocks of a stretch. While the divider is busy with one, the one before is encoded and the
+// next one decoded: two buffers take turns.
+template <typename T, Returns kReturns>
 class StoredLoop {
  public:
-  explicit StoredLoop(const UpdateStretch<T>& stretch)
-      : s_(stretch),
-        has_master_(s_.streams.has(Stream::kMaster)),
-        is_stochastic_(s_.rounding == Rounding::kStochastic),
-        draws_states_(is_stochastic_ && (is_narrow(s_.leaf.storage(Stream::kMu)) ||
-                                         is_narrow(s_.leaf.storage(Stream::kNu)))),
-        draws_params_(is_stochastic_ && is_narrow(s_.leaf.storage(Stream::kParams)) &&
-                      (!has_master_ || s_.leaf.storage(Stream::kMaster) == Storage::kRemainder8)) {
-    for (int i = 0; i < kStreams; ++i) {
-      in_[i] = s_.leaf.in[i];
-      decoders_[i] = decoder_of<T>(s_.leaf.stored[i]);
-    }
-    for (int i = 0; i < kResults; ++i) {
-      const Storage storage = s_.leaf.storage_of_result(i);
-      const bool is_first = i == 0;
-      out_[i] = s_.leaf.out[i];
-      encoders_[i] = encoder_of<T>(
-          storage, is_first && kReturns == Returns::kChange ? Rounding::kNearest : s_.rounding);
-      is_direct_[i] = storage == kStorageOf<T> && (!is_first || (!has_master_ && !kOfStored));
+  // The stretch has whole blocks. of_stored: the change that is returned is that of the parameters
+  // as they are stored.
+  StoredLoop(const UpdateStretch<T>& stretch, const bool of_stored) : s_(stretch) {
+    const Storage params = s_.leaf.storage(Stream::kParams);
+    const Storage master = s_.leaf.storage(Stream::kMaster);
+    const bool has_master = s_.streams.has(Stream::kMaster);
+    const bool is_stochastic = s_.rounding == Rounding::kStochastic;
+    draws_states_ = is_stochastic && (is_narrow(s_.leaf.storage(Stream::kMu)) ||
+                                      is_narrow(s_.leaf.storage(Stream::kNu)));
+    draws_params_ =
+        is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
+    for (int i = 0; i < kRuleStreams; ++i) set_decoding(i, has_master && i == kParams);
+    set_params(of_stored, has_master, params, master);
+    for (int i = 1; i < kRuleResults; ++i) {
+      set_encoding(i, encoder_of<T>(s_.leaf.storage_of_result(i), s_.rounding),
+                   draws_of_state_[i - 1]);
     }
   }
 
-  template <bool kClamps>
+  template <Terms kTerms>
   void run() {
     const Row<T> row = s_.row;
-    const std::int64_t length = s_.leaf.length;
-    std::int64_t begin = 0;
-    for (; begin + kBlock <= length; begin += kBlock) run_block<kClamps>(row, begin, kBlock);
-    if (begin < length) run_block<kClamps>(row, begin, length - begin);
+    const std::int64_t blocks = s_.leaf.length / kBlock;
+    for (Decoding<T>& decoding : decodings_) decoding.run(0);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const auto buffer = static_cast<int>(block % 2);
+      const Streams<T> numbers = numbers_[buffer];
+      update_elements<kReturns, kTerms>(row, numbers, 0, kHalf);
+      if (block != 0) encode(1 - buffer, block - 1);
+      update_elements<kReturns, kTerms>(row, numbers, kHalf, kBlock);
+      if (block + 1 == blocks) break;
+      for (Decoding<T>& decoding : decodings_) decoding.run(1 - buffer);
+    }
+    encode(static_cast<int>((blocks - 1) % 2), blocks - 1);
   }
 
  private:
   static constexpr int kParams = static_cast<int>(Stream::kParams);
   static constexpr int kMaster = static_cast<int>(Stream::kMaster);
-  static constexpr int kResultOfMaster = kResults - 1;
 
-  template <bool kClamps>
-  NADAM_XLA_INLINE void run_block(const Row<T>& row, const std::int64_t begin,
-                                  const std::int64_t length) {
-    if (is_stochastic_ && begin % kDrawn == 0) draw_for(begin);
-    Streams<T> numbers;
-    numbers.length = length;
-    numbers.in[kParams] = has_master_ ? decoded_master(length) : decoded(kParams, length);
-    for (int i = kParams + 1; i < kRuleStreams; ++i) numbers.in[i] = decoded(i, length);
-    for (int i = 0; i < kRuleResults; ++i) {
-      numbers.out[i] = is_direct_[i] ? static_cast<T*>(out_[i]) : computed_[i];
-    }
-    constexpr Returns kComputed = kOfStored ? Returns::kParams : kReturns;
-    if (length == kBlock) {
-      update_elements<kComputed, kClamps>(row, numbers, 0, kBlock);
-    } else {
-      update_elements<kComputed, kClamps>(row, numbers, 0, length);
-    }
-    const std::int64_t place = begin % kDrawn;
-    if (!is_direct_[1]) encoders_[1](computed_[1], out_[1], draws_of_mu_ + place, length);
-    if (!is_direct_[2]) encoders_[2](computed_[2], out_[2], draws_of_nu_ + place, length);
-    if (kOfStored) {
-      encode_change(place, length);
-    } else if (has_master_) {
-      encode_with_master(out_[0], place, length);
-    } else if (!is_direct_[0]) {
-      encoders_[0](computed_[0], out_[0], draws_of_params_ + place, length);
-    }
-    for (int i = 0; i < kStreams; ++i)
-      in_[i] = advanced(in_[i], length * size_of(s_.leaf.stored[i]));
-    for (int i = 0; i < kResults; ++i) {
-      out_[i] = advanced(out_[i], length * size_of(s_.leaf.storage_of_result(i)));
+  void set_decoding(const int i, const bool is_params_of_master) {
+    const Storage master = s_.leaf.storage(Stream::kMaster);
+    const bool is_full_master = is_params_of_master && master == Storage::kF32;
+    const int stream = is_full_master ? kMaster : i;
+    const bool is_joined = is_params_of_master && !is_full_master;
+    decodings_[i] = {decoder_of<T>(is_joined ? master : s_.leaf.stored[stream]),
+                     s_.leaf.in[stream],
+                     s_.leaf.in[kMaster],
+                     {buffers_[0].in[i], buffers_[1].in[i]},
+                     size_of(s_.leaf.stored[stream]),
+                     is_joined ? size_of(master) : 0};
+    for (int buffer = 0; buffer < 2; ++buffer) numbers_[buffer].in[i] = buffers_[buffer].in[i];
+  }
+
+  void set_encoding(const int i, const Encoder<T> encoder, const std::uint32_t* const draws) {
+    Encoding<T>& encoding = encodings_[i];
+    encoding.encode = encoder;
+    encoding.to = s_.leaf.out[i];
+    encoding.size = size_of(s_.leaf.storage_of_result(i));
+    encoding.draws = draws;
+    for (int buffer = 0; buffer < 2; ++buffer) {
+      encoding.from[buffer] = buffers_[buffer].out[i];
+      numbers_[buffer].out[i] = buffers_[buffer].out[i];
     }
   }
 
-  void draw_for(const std::int64_t begin) {
+  void set_params(const bool of_stored, const bool has_master, const Storage params,
+                  const Storage master) {
+    const bool is_rule_change = s_.returns == Returns::kChange && !of_stored;
+    const Storage storage = is_rule_change ? s_.leaf.stored_first : params;
+    const Rounding rounding = is_rule_change ? Rounding::kNearest : s_.rounding;
+    const auto encoder = has_master ? encoder_with_master_of<T>(params, master, rounding)
+                                    : encoder_of<T>(storage, rounding);
+    set_encoding(0, encoder, draws_of_params_);
+    Encoding<T>& encoding = encodings_[0];
+    if (has_master) {
+      encoding.master = s_.leaf.out[kResults - 1];
+      encoding.size_of_master = size_of(master);
+    }
+    if (!of_stored) return;
+    encoding.encode = params == Storage::kBF16 ? &encode_change<Storage::kBF16, T>
+                                               : &encode_change<Storage::kF16, T>;
+    encoding.encode_params = encoder;
+    encoding.encode_difference = encoder_of<T>(s_.leaf.stored_first, Rounding::kNearest);
+    encoding.before = s_.leaf.in[kParams];
+    encoding.size_before = size_of(params);
+  }
+
+  NADAM_XLA_INLINE void encode(const int buffer, const std::int64_t block) {
+    const std::int64_t first = s_.first + block * kBlock;
     if (draws_states_) {
-      draw(draws_of_mu_, s_.key, s_.first + begin, Draw::kOfStates);
-      swap_bytes(draws_of_mu_, draws_of_nu_);
+      draw(draws_of_state_[0], s_.key, first, Draw::kOfStates);
+      swap_bytes(draws_of_state_[0], draws_of_state_[1]);
     }
-    if (draws_params_) draw(draws_of_params_, s_.key, s_.first + begin, Draw::kOfParams);
+    if (draws_params_) draw(draws_of_params_, s_.key, first, Draw::kOfParams);
+    for (Encoding<T>& encoding : encodings_) encoding.run(buffer);
   }
 
-  NADAM_XLA_INLINE const T* decoded(const int stream, const std::int64_t length) {
-    const Storage storage = s_.leaf.stored[stream];
-    if (storage == kStorageOf<T>) {
-      prefetch(in_[stream], kBlock * static_cast<std::int64_t>(sizeof(T)));
-      return static_cast<const T*>(in_[stream]);
-    }
-    T* const to = decoded_[stream == kMaster ? kParams : stream];
-    decoders_[stream](in_[stream], to, length);
-    return to;
-  }
-
-  // The parameters as the master has them.
-  NADAM_XLA_INLINE const T* decoded_master(const std::int64_t length) {
-    T* const to = decoded_[kParams];
-    switch (s_.leaf.storage(Stream::kMaster)) {
-      case Storage::kRemainder16:
-        join<16, std::uint16_t>(in_[kParams], in_[kMaster], to, length);
-        return to;
-      case Storage::kRemainder8:
-        join<8, std::uint8_t>(in_[kParams], in_[kMaster], to, length);
-        return to;
-      default:
-        return decoded(kMaster, length);
-    }
-  }
-
-  // Stores the new parameters, and with them their master.
-  NADAM_XLA_INLINE void encode_with_master(void* const params, const std::int64_t place,
-                                           const std::int64_t length) {
-    T* const from = computed_[0];
-    void* const master = out_[kResultOfMaster];
-    switch (s_.leaf.storage(Stream::kMaster)) {
-      case Storage::kRemainder16:
-        return divide<16, std::uint16_t>(from, params, master, length);
-      case Storage::kRemainder8:
-        if (is_stochastic_) {
-          round_to_24_bits(from, draws_of_params_ + place, length);
-        } else {
-          round_to_24_bits(from, length);
-        }
-        return divide<8, std::uint8_t>(from, params, master, length);
-      default:
-        encoders_[kResultOfMaster](from, master, nullptr, length);
-        encoder_of<T>(s_.leaf.storage(Stream::kParams), Rounding::kNearest)(from, params, nullptr,
-                                                                            length);
-    }
-  }
-
-  void encode_change(const std::int64_t place, const std::int64_t length) {
-    const Storage storage = s_.leaf.storage(Stream::kParams);
-    if (has_master_) {
-      encode_with_master(stored_, place, length);
-    } else {
-      encoder_of<T>(storage, s_.rounding)(computed_[0], stored_, draws_of_params_ + place, length);
-    }
-    decoder_of<T>(storage)(stored_, after_, length);
-    decoder_of<T>(storage)(in_[kParams], before_, length);
-#pragma omp simd
-    for (std::int64_t i = 0; i < length; ++i) after_[i] -= before_[i];
-    encoders_[0](after_, out_[0], nullptr, length);
-  }
+  struct alignas(64) Buffers {
+    T in[kRuleStreams][kBlock];
+    T out[kRuleResults][kBlock];
+  };
 
   const UpdateStretch<T>& s_;
-  const bool has_master_, is_stochastic_, draws_states_, draws_params_;
-  const void* in_[kStreams];
-  void* out_[kResults];
-  Decoder<T> decoders_[kStreams];
-  Encoder<T> encoders_[kResults];
-  bool is_direct_[kResults];
-  // The numbers of a block, where they are not stored as such.
-  alignas(64) T decoded_[kRuleStreams][kBlock];
-  alignas(64) T computed_[kRuleResults][kBlock];
-  alignas(64) T before_[kBlock];  // the parameters
-  alignas(64) T after_[kBlock];
-  alignas(64) std::uint16_t stored_[kBlock];
-  alignas(64) std::uint16_t draws_of_mu_[kDrawn];
-  alignas(64) std::uint16_t draws_of_nu_[kDrawn];
-  alignas(64) std::uint16_t draws_of_params_[kDrawn];
+  bool draws_states_, draws_params_;
+  Streams<T> numbers_[2];
+  Decoding<T> decodings_[kRuleStreams];
+  Encoding<T> encodings_[kRuleResults];
+  Buffers buffers_[2];
+  alignas(64) std::uint32_t draws_of_state_[kRuleStates][kHalf];
+  alignas(64) std::uint32_t draws_of_params_[kHalf];
 };
 
-template <Returns kReturns, bool kOfStored, typename T>
-void run_stored(const UpdateStretch<T>& s) {
-  StoredLoop<T, kReturns, kOfStored> loop(s);
-  if (clamps(s.row)) {
-    loop.template run<true>();
-  } else {
-    loop.template run<false>();
+// The memory of one block, for the end of a stretch that has no whole block left.
+class LastBlock {
+ public:
+  explicit LastBlock(const Leaf& leaf) : leaf_(leaf), whole_(leaf) {
+    for (int i = 0; i < kStreams; ++i) {
+      copy(leaf.in[i], in_[i], leaf.length * size_of(leaf.stored[i]));
+      whole_.in[i] = in_[i];
+    }
+    for (int i = 0; i < kResults; ++i) whole_.out[i] = out_[i];
+    whole_.length = kBlock;
   }
+
+  const Leaf& whole() const { return whole_; }
+  void copy_back(const int results) const {
+    for (int i = 0; i < results; ++i) {
+      copy(out_[i], leaf_.out[i], leaf_.length * size_of(leaf_.storage_of_result(i)));
+    }
+  }
+
+ private:
+  const Leaf& leaf_;
+  Leaf whole_;
+  alignas(64) double in_[kStreams][kBlock] = {};
+  alignas(64) double out_[kResults][kBlock];
+};
+
+template <Returns kReturns, typename T>
+void run_blocks(const UpdateStretch<T>& s, const bool of_stored) {
+  StoredLoop<T, kReturns> loop(s, of_stored);
+  switch (terms_of(s.row)) {
+    case Terms::kNone:
+      return loop.template run<Terms::kNone>();
+    case Terms::kDecay:
+      return loop.template run<Terms::kDecay>();
+    case Terms::kDecayAndClamp:
+      return loop.template run<Terms::kDecayAndClamp>();
+  }
+}
+
+template <Returns kReturns, typename T>
+void run_stored(const UpdateStretch<T>& s, const bool of_stored = false) {
+  const std::int64_t rest = s.leaf.length % kBlock, whole = s.leaf.length - rest;
+  UpdateStretch<T> part = s;
+  part.leaf.length = whole;
+  if (whole != 0) run_blocks<kReturns>(part, of_stored);
+  if (rest == 0) return;
+  const Leaf end = part_of(s.leaf, whole, rest);
+  const LastBlock last(end);
+  part.leaf = last.whole();
+  part.first = s.first + whole;
+  run_blocks<kReturns>(part, of_stored);
+  last.copy_back(s.streams.results());
 }
 
 // A change that is returned is that of the stored parameters, where those are not just the nearest
@@ -196,11 +202,11 @@ void update_stored(const UpdateStretch<T>& s) {
   const bool is_drawn =
       s.rounding == Rounding::kStochastic && is_narrow(s.leaf.storage(Stream::kParams));
   if (s.returns == Returns::kParams) {
-    run_stored<Returns::kParams, false>(s);
+    run_stored<Returns::kParams>(s);
   } else if (s.streams.has(Stream::kParams) && (s.streams.has(Stream::kMaster) || is_drawn)) {
-    run_stored<Returns::kChange, true>(s);
+    run_stored<Returns::kParams>(s, true);
   } else {
-    run_stored<Returns::kChange, false>(s);
+    run_stored<Returns::kChange>(s);
   }
 }
 

@@ -9,16 +9,16 @@
 namespace nadam_xla::cpu {
 namespace {
 
-template <Returns kReturns, bool kClamps, typename T>
+template <Returns kReturns, Terms kTerms, typename T>
 NADAM_XLA_INLINE void update_elements(const Row<T>& row, const Streams<T>& s,
                                       const std::int64_t begin, const std::int64_t end) {
   // An output may be its own input, so the compiler cannot prove the iterations independent; they
   // are, and without this promise it emits scalar code, three times slower.
 #pragma omp simd
-  for (std::int64_t i = begin; i < end; ++i) update_element<kReturns, kClamps>(row, s, i);
+  for (std::int64_t i = begin; i < end; ++i) update_element<kReturns, kTerms>(row, s, i);
 }
 
-template <Returns kReturns, bool kClamps, typename T>
+template <Returns kReturns, Terms kTerms, typename T>
 void update(const Row<T>& given, const Streams<T>& streams) {
   // Copies: what is written might else be the row, for all that the compiler knows.
   const Row<T> row = given;
@@ -27,9 +27,9 @@ void update(const Row<T>& given, const Streams<T>& streams) {
   std::int64_t i = 0;
   for (; i + kRound <= s.length; i += kRound) {
     for (const T* const stream : s.in) prefetch(stream + i, kRound * sizeof(T));
-    update_elements<kReturns, kClamps>(row, s, i, i + kRound);
+    update_elements<kReturns, kTerms>(row, s, i, i + kRound);
   }
-  update_elements<kReturns, kClamps>(row, s, i, s.length);
+  update_elements<kReturns, kTerms>(row, s, i, s.length);
 }
 
 }  // namespace

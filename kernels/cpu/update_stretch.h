@@ -9,11 +9,11 @@
 namespace nadam_xla::cpu {
 namespace {
 
-void copy(const void* const from, void* const to, const std::int64_t bytes) {
-  if (from == to) return;
-  const auto* const source = static_cast<const char*>(from);
-  auto* const target = static_cast<char*>(to);
-  for (std::int64_t i = 0; i < bytes; ++i) target[i] = source[i];
+// Minus zero, in any storage: its last byte alone is not zero.
+void set_to_no_change(void* const changes, const Storage storage, const std::int64_t length) {
+  const std::int64_t size = size_of(storage);
+  auto* const bytes = static_cast<unsigned char*>(changes);
+  for (std::int64_t i = 0; i < length * size; ++i) bytes[i] = (i + 1) % size == 0 ? 0x80 : 0;
 }
 
 template <typename T>
@@ -21,14 +21,7 @@ void skip(const UpdateStretch<T>& s) {
   const Leaf& leaf = s.leaf;
   for (int i = 0; i < s.streams.results(); ++i) {
     if (i == 0 && s.returns == Returns::kChange) {
-      T unchanged[kBlock];
-      for (T& x : unchanged) x = kNoChange<T>;
-      const Encoder<T> encode_change = encoder_of<T>(leaf.stored_first, Rounding::kNearest);
-      for (std::int64_t at = 0; at < leaf.length; at += kBlock) {
-        const std::int64_t left = leaf.length - at;
-        void* const to = advanced(leaf.out[0], at * size_of(leaf.stored_first));
-        encode_change(unchanged, to, nullptr, left < kBlock ? left : kBlock);
-      }
+      set_to_no_change(leaf.out[0], leaf.stored_first, leaf.length);
     } else {
       copy(leaf.in[static_cast<int>(stream_of_result(i))], leaf.out[i],
            leaf.length * size_of(leaf.storage_of_result(i)));
@@ -38,10 +31,14 @@ void skip(const UpdateStretch<T>& s) {
 
 template <Returns kReturns, typename T>
 void update_computed(const UpdateStretch<T>& s) {
-  if (clamps(s.row)) {
-    update<kReturns, true>(s.row, as_computed<T>(s.leaf));
-  } else {
-    update<kReturns, false>(s.row, as_computed<T>(s.leaf));
+  const Streams<T> streams = as_computed<T>(s.leaf);
+  switch (terms_of(s.row)) {
+    case Terms::kNone:
+      return update<kReturns, Terms::kNone>(s.row, streams);
+    case Terms::kDecay:
+      return update<kReturns, Terms::kDecay>(s.row, streams);
+    case Terms::kDecayAndClamp:
+      return update<kReturns, Terms::kDecayAndClamp>(s.row, streams);
   }
 }
 
