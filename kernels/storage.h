@@ -118,7 +118,8 @@ NADAM_XLA_INLINE std::uint16_t to_float16(const float x) {
   const std::uint32_t normal =
       (magnitude - ((127u - 15u) << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
   const std::uint32_t subnormal = bits_of(float_of(magnitude) + kHalf) - bits_of(kHalf);
-  const std::uint32_t beyond = magnitude > kFloatInfinity ? 0x7e00u : kFloat16Infinity;
+  const std::uint32_t nan = 0x7e00 | (magnitude >> 13 & 0x1ff);  // as the processors' own has it
+  const std::uint32_t beyond = magnitude > kFloatInfinity ? nan : kFloat16Infinity;
   const std::uint32_t finite = magnitude < kSmallestNormal ? subnormal : normal;
   const std::uint32_t rounded = magnitude >= kTooLarge ? beyond : finite;
   return static_cast<std::uint16_t>((bits >> 16 & 0x8000) | rounded);

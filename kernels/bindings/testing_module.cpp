@@ -2,10 +2,12 @@
 // below the FFI, and the machine's limit.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -137,7 +139,8 @@ NB_MODULE(_native_testing, m) {
         nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
   nadam_xla::define_cuda_on_host(m);
   nb::class_<nadam_xla::cpu::MemoryLimit>(m, "MemoryLimit")
-      .def(nb::init<std::int64_t, std::int64_t>(), nb::arg("elements"), nb::arg("threads"))
+      .def(nb::init<std::int64_t, std::int64_t, std::array<int, 5>>(), nb::arg("elements"),
+           nb::arg("threads"), nb::arg("sizes") = std::array<int, 5>{4, 4, 4, 4, 0})
       .def("run", &nadam_xla::cpu::MemoryLimit::run, nb::arg("passes"),
            nb::call_guard<nb::gil_scoped_release>());
 }

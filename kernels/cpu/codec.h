@@ -10,6 +10,10 @@
 // another gcc vectorizes only in part.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 
 #include "kernels/cpu/prefetch.h"
@@ -111,6 +115,30 @@ struct Pair<Storage::kF16> {
   }
 };
 
+#if defined(__AVX512F__)
+// The processor's own conversions, which heed no flushing of subnormals.
+NADAM_XLA_INLINE void decode_float16(const void* const from, float* const to) {
+  for (std::int64_t i = 0; i < kHalf; i += 16) {
+    const __m512i pairs = _mm512_loadu_si512(static_cast<const char*>(from) + 4 * i);
+    const __m256i even = _mm512_cvtepi32_epi16(pairs);
+    const __m256i odd = _mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16));
+    _mm512_store_ps(to + i, _mm512_cvtph_ps(even));
+    _mm512_store_ps(to + kHalf + i, _mm512_cvtph_ps(odd));
+  }
+}
+
+NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  for (std::int64_t i = 0; i < kHalf; i += 16) {
+    const __m256i even = _mm512_cvtps_ph(_mm512_load_ps(from + i), kNearest);
+    const __m256i odd = _mm512_cvtps_ph(_mm512_load_ps(from + kHalf + i), kNearest);
+    const __m512i above = _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16);
+    _mm512_storeu_si512(static_cast<char*>(to) + 4 * i,
+                        _mm512_or_si512(_mm512_cvtepu16_epi32(even), above));
+  }
+}
+#endif
+
 // ---- decoders
 // ------------------------------------------------------------------------------------
 
@@ -140,6 +168,11 @@ NADAM_XLA_INLINE void decode_pairs(const void* const from, T* const to) {
 template <Storage kStorage, typename T>
 void decode_narrow(const Decoding<T>& of, const int buffer) {
   prefetch(of.from, kBlock * static_cast<std::int64_t>(sizeof(std::uint16_t)));
+#if defined(__AVX512F__)
+  if constexpr (kStorage == Storage::kF16 && sizeof(T) == sizeof(float)) {
+    return decode_float16(of.from, of.to[buffer]);
+  }
+#endif
   decode_pairs<kStorage>(of.from, of.to[buffer]);
 }
 
@@ -196,6 +229,11 @@ template <Storage kStorage, typename T>
 void encode_narrow(const Encoding<T>& of, const int buffer) {
   const T* const from = of.from[buffer];
   auto* const pairs = static_cast<PairOf16*>(of.to);
+#if defined(__AVX512F__)
+  if constexpr (kStorage == Storage::kF16 && sizeof(T) == sizeof(float)) {
+    return encode_float16(from, of.to);
+  }
+#endif
 #pragma omp simd
   for (std::int64_t i = 0; i < kHalf; ++i) {
     pairs[i] = Pair<kStorage>::of(static_cast<float>(from[i]), static_cast<float>(from[kHalf + i]));

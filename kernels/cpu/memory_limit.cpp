@@ -6,52 +6,55 @@
 namespace nadam_xla::cpu {
 namespace {
 
+constexpr std::int64_t kBlock = 64;   // elements
+constexpr std::int64_t kVector = 16;  // words
+constexpr std::int64_t kAhead = 512;  // words
+constexpr int kGrads = 1;
+
+// Adds the gradients of a block to a block of another stream, or the first of them to more words.
 #if defined(NADAM_XLA_X86_64) && defined(__GNUC__) && !defined(__clang__)
 __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
 #endif
-void read_modify_write(float* params, const float* grads, float* mu, float* nu,
-                       const std::int64_t length) {
-  constexpr std::int64_t kBlock = 64;
-  constexpr std::int64_t kAhead = 512;
-  std::int64_t begin = 0;
-  const auto pass_over = [&](const std::int64_t end) {
-#pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) {
-      const float g = grads[i];
-      params[i] = params[i] * 0.5F + g;
-      mu[i] = mu[i] * 0.5F + g;
-      nu[i] = nu[i] * 0.5F + g;
-    }
-    begin = end;
-  };
+void read_modify_write(std::uint32_t* const to, const std::int64_t words,
+                       const std::uint32_t* const grads, const std::int64_t words_of_grads) {
   // With the same prefetching as the update's loop: without it this limit would be too low.
-  while (begin + kBlock <= length) {
-    for (std::int64_t i = begin + kAhead; i < begin + kAhead + kBlock; i += 16) {
-      __builtin_prefetch(params + i);
-      __builtin_prefetch(grads + i);
-      __builtin_prefetch(mu + i);
-      __builtin_prefetch(nu + i);
-    }
-    pass_over(begin + kBlock);
+  for (std::int64_t i = 0; i < words; i += kVector) __builtin_prefetch(to + kAhead + i);
+  for (std::int64_t i = 0; i < words; i += kVector) {
+    const std::uint32_t* const from = grads + i % words_of_grads;
+#pragma omp simd
+    for (std::int64_t k = 0; k < kVector; ++k) to[i + k] = (to[i + k] >> 1) + from[k];
   }
-  pass_over(length);
 }
 
 }  // namespace
 
-MemoryLimit::MemoryLimit(const std::int64_t elements, const std::int64_t threads)
-    : params_(elements), grads_(elements, 1.0F), mu_(elements), nu_(elements), threads_(threads) {}
+MemoryLimit::MemoryLimit(const std::int64_t elements, const std::int64_t threads,
+                         const std::array<int, 5>& sizes)
+    : blocks_((elements + kBlock - 1) / kBlock), threads_(threads) {
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    words_[i] = kBlock * sizes[i] / static_cast<std::int64_t>(sizeof(std::uint32_t));
+    streams_[i].resize(blocks_ * words_[i]);
+  }
+}
 
 void MemoryLimit::run(const std::int64_t passes) {
   // Each thread keeps its own part in all passes: no sharing, no waiting between them.
-  const auto size = static_cast<std::int64_t>(params_.size());
-  const std::int64_t part = (size / threads_ + 63) / 64 * 64;
+  const std::int64_t part = (blocks_ + threads_ - 1) / threads_;
   const auto work = [&](const std::int64_t thread) {
-    const std::int64_t begin = std::min(size, thread * part);
-    const std::int64_t end = thread + 1 == threads_ ? size : std::min(size, begin + part);
+    const std::int64_t begin = std::min(blocks_, thread * part);
+    const std::int64_t end = std::min(blocks_, begin + part);
     for (std::int64_t pass = 0; pass < passes; ++pass) {
-      read_modify_write(params_.data() + begin, grads_.data() + begin, mu_.data() + begin,
-                        nu_.data() + begin, end - begin);
+      for (std::int64_t block = begin; block < end; ++block) {
+        const std::uint32_t* const grads = streams_[kGrads].data() + block * words_[kGrads];
+        for (std::int64_t i = 0; i < words_[kGrads]; i += kVector) {
+          __builtin_prefetch(grads + kAhead + i);
+        }
+        for (std::size_t i = 0; i < streams_.size(); ++i) {
+          if (i == kGrads || words_[i] == 0) continue;
+          read_modify_write(streams_[i].data() + block * words_[i], words_[i], grads,
+                            words_[kGrads]);
+        }
+      }
     }
   };
   std::vector<std::thread> others;

@@ -1,20 +1,24 @@
 // What the machine's memory allows: the streams of an update, with next to no arithmetic.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 namespace nadam_xla::cpu {
 
-// Four arrays of float32, of which every pass reads all and writes three, on `threads` threads.
+// Parameters, gradients, two moments and master weights, of which every pass reads all and writes
+// all but the gradients, on `threads` threads.
 class MemoryLimit {
  public:
-  MemoryLimit(std::int64_t elements, std::int64_t threads);
+  // sizes: the bytes of an element of each; 0: there is none.
+  MemoryLimit(std::int64_t elements, std::int64_t threads, const std::array<int, 5>& sizes);
   void run(std::int64_t passes);
 
  private:
-  std::vector<float> params_, grads_, mu_, nu_;
-  std::int64_t threads_;
+  std::int64_t blocks_, threads_;
+  std::array<std::int64_t, 5> words_;  // of a block of each stream
+  std::array<std::vector<std::uint32_t>, 5> streams_;
 };
 
 }  // namespace nadam_xla::cpu
