@@ -161,8 +161,9 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                    const bool returns_change, const std::vector<ArraysOfLeaf>& leaves,
                    const std::int64_t streams, const bool stochastic,
                    const std::optional<std::int32_t> index) {
+  const auto columns = static_cast<int>(static_cast<std::int64_t>(coefficients.size()) / (batch * rows));
   UpdateCall<T> call{coefficients.data(),
-                     {RowLayout::kV2, kRowLength},
+                     {RowLayout::kV2, columns},
                      batch,
                      rows,
                      0,

@@ -129,7 +129,7 @@ NADAM_XLA_INLINE void put(Loaded<T, kCount>& into, const Words<kCount, kBytes>& 
 template <typename T, int kCount>
 NADAM_XLA_INLINE Loaded<T, kCount> load_stored(const Storage storage, const void* const array,
                                                const std::int64_t i) {
-  Loaded<T, kCount> loaded;
+  Loaded<T, kCount> loaded{};
   if (storage == Storage::kF32) {
     put(loaded, load_words<kCount, 4>(array, i));
   } else if (storage != Storage::kF64) {

@@ -64,7 +64,7 @@ NADAM_XLA_INLINE Loaded<T, kCount> load_params(const StoredStretch<T>& s, const 
   }
   constexpr int kRemainder = Loaded<T, kCount>::kRemainder;
   const std::int64_t at = s.in_stacks + i;
-  Loaded<T, kCount> loaded;
+  Loaded<T, kCount> loaded{};
   put(loaded, load_words<kCount, 2>(s.in(Stream::kParams), at));
   if (s.of_params() == Storage::kRemainder16) {
     put<kRemainder>(loaded, load_words<kCount, 2>(s.in(Stream::kMaster), at));
@@ -89,7 +89,7 @@ NADAM_XLA_INLINE Words<kCount, 2> divide(const StoredStretch<T>& s, const std::i
   void* const master = s.leaf.out[kResults - 1];
   const std::int64_t at = s.in_stacks + i;
   if (s.of_params() == Storage::kRemainder16) return store_remainders<16>(params, master, at);
-  const Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kParams);
+  const Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfParams);
   return store_remainders<8>(rounded_to_24_bits(params, rounder), master, at);
 }
 
@@ -115,7 +115,7 @@ NADAM_XLA_INLINE Numbers<T, kCount> change_as_stored(const StoredStretch<T>& s,
     store_copy(s, i, params);
     after = encoded_narrow(params, stored, to_nearest<kCount>());
   } else {
-    after = encoded_narrow(params, stored, rounder_of<kCount>(s, i, Draw::kParams));
+    after = encoded_narrow(params, stored, rounder_of<kCount>(s, i, Draw::kOfParams));
   }
   const auto from = decoded_narrow<T, kCount>(stored, before.at);
   const auto to = decoded_narrow<T, kCount>(stored, after.at);
@@ -128,7 +128,7 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
                                     const Numbers<T, kCount>& mu, const Numbers<T, kCount>& nu,
                                     const Numbers<T, kCount>& first, const bool has_first) {
   Numbers<T, kCount> numbers = mu;
-  Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kStates);
+  Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfStates);
   // Not unrolled, so that there is one encoder of each kind and not three.
   NADAM_XLA_NO_UNROLL
   for (int which = 0; which < kRuleStates + has_first; ++which) {
@@ -138,7 +138,7 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
       numbers = first;
       rounder = kReturns == Returns::kChange || s.has_master()
                     ? to_nearest<kCount>()
-                    : rounder_of<kCount>(s, i, Draw::kParams);
+                    : rounder_of<kCount>(s, i, Draw::kOfParams);
     }
     store_encoded(numbers, s.leaf.storage_of_result(result), rounder, s.leaf.out[result],
                   s.in_stacks + i);
