@@ -10,6 +10,8 @@
 
 #if defined(__CUDA_ARCH__)
 #define NADAM_XLA_UNROLL _Pragma("unroll")
+#define NADAM_XLA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define NADAM_XLA_UNROLL
+#define NADAM_XLA_NO_UNROLL
 #endif

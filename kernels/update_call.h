@@ -113,12 +113,18 @@ struct Entry {
   std::int64_t entries = 1;
 };
 
-// The leaf with the streams of the entry. It reads the index.
-NADAM_XLA_INLINE Leaf entry_of(const Leaf& leaf, const Entry& entry) {
-  if (entry.index == nullptr) return leaf;
+// The elements of a stack that stand before the entry, each of which has `length`. It reads the
+// index.
+NADAM_XLA_INLINE std::int64_t offset_of(const Entry& entry, const std::int64_t length) {
+  if (entry.index == nullptr) return 0;
   const std::int64_t given = *entry.index;
   const std::int64_t from_above = given < entry.entries ? given : entry.entries - 1;
-  const std::int64_t offset = (from_above < 0 ? 0 : from_above) * leaf.length;
+  return (from_above < 0 ? 0 : from_above) * length;
+}
+
+// The leaf with the streams of the entry.
+NADAM_XLA_INLINE Leaf entry_of(const Leaf& leaf, const Entry& entry) {
+  const std::int64_t offset = offset_of(entry, leaf.length);
   Leaf part = leaf;
   NADAM_XLA_UNROLL
   for (int i = 0; i < kResults; ++i) {

@@ -21,10 +21,10 @@ namespace {
 
 // Where there is a GPU, these would write to address zero.
 void update() {
-  constexpr std::int64_t kLength = 1;
-  UpdateCall<float> call{nullptr,           {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams,
-                         {Streams<float>{}}};
-  call.leaves[0].length = kLength;
+  constexpr Storage kF32 = Storage::kF32;
+  const Leaf leaf{{}, {}, {kF32, kF32, kF32, kF32, kF32}, kF32, 1};
+  const UpdateCall<float> call{
+      nullptr, {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams, {leaf}};
   cuda::update(call, nullptr);
 }
 

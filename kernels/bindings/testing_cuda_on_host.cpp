@@ -2,6 +2,8 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,12 +12,15 @@
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/sum_squares_launch.h"
 #include "kernels/cuda/update_launch.h"
+#include "kernels/cuda/update_thread.h"
 
 namespace nb = nanobind;
 
@@ -94,12 +99,46 @@ std::vector<std::vector<std::int64_t>> tiles_of_launches(const std::vector<std::
 template <typename T>
 using Array = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-template <Returns kReturns, typename T>
+// The bytes of an array, and the name of its dtype; of remainders those are integers.
+using StoredArray = std::pair<Array<std::uint8_t>, std::string>;
+
+Storage storage_of(const std::string& dtype) {
+  if (dtype == "float32") return Storage::kF32;
+  if (dtype == "float64") return Storage::kF64;
+  if (dtype == "bfloat16") return Storage::kBF16;
+  if (dtype == "float16") return Storage::kF16;
+  if (dtype == "uint16") return Storage::kRemainder16;
+  if (dtype == "uint8") return Storage::kRemainder8;
+  throw std::invalid_argument("nothing is stored as " + dtype);
+}
+
+// The inputs that there are, in the streams' order, and then the outputs, which may be inputs.
+using ArraysOfLeaf = std::pair<std::vector<StoredArray>, std::vector<StoredArray>>;
+
+Leaf leaf_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int64_t batch) {
+  const auto& [in, out] = arrays;
+  Leaf leaf{};
+  for (int i = 0; i < kStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    const Stream present = streams.has(stream) ? stream : Stream::kGrads;
+    const auto& [bytes, dtype] = in.at(streams.place(present));
+    leaf.in[i] = bytes.data();
+    leaf.stored[i] = storage_of(dtype);
+    if (stream == Stream::kGrads) {
+      leaf.length = static_cast<std::int64_t>(bytes.size()) / size_of(leaf.stored[i]) / batch;
+    }
+  }
+  for (int i = 0; i < kResults; ++i) leaf.out[i] = out.at(i < streams.results() ? i : 0).first.data();
+  leaf.stored_first = storage_of(out.at(0).second);
+  return leaf;
+}
+
+template <Returns kReturns, typename OneLeaf, typename T>
 std::size_t run_launches(const UpdateCall<T>& call) {
-  constexpr std::size_t kCapacity = cuda::kUpdateCapacity<T, cuda::kSmallParameters>;
-  const cuda::LaunchPlan plan = cuda::plan_of(call, kCapacity);
+  constexpr std::size_t kCapacity = cuda::kUpdateCapacity<T, OneLeaf, cuda::kSmallParameters>;
+  const cuda::LaunchPlan plan = cuda::plan_of<OneLeaf>(call, kCapacity);
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
-    const auto launch = cuda::launch_of<kCapacity>(call, planned);
+    const auto launch = cuda::launch_of<OneLeaf, kCapacity>(call, planned);
     for (std::int32_t block = 0; block < planned.blocks(); ++block) {
       for (std::int32_t thread = 0; thread < cuda::kThreads; ++thread) {
         cuda::run_update_thread<kReturns>(launch, block, thread);
@@ -109,34 +148,39 @@ std::size_t run_launches(const UpdateCall<T>& call) {
   return plan.launches().size();
 }
 
-// The update as a GPU runs it. Each leaf has its inputs, from params, grads, mu and nu on, and then
-// its outputs, which may be inputs. With an index all but the gradients are stacks. Returns the
-// number of launches.
+template <typename OneLeaf, typename T>
+std::size_t run_returning(const UpdateCall<T>& call) {
+  return call.returns == Returns::kChange ? run_launches<Returns::kChange, OneLeaf>(call)
+                                          : run_launches<Returns::kParams, OneLeaf>(call);
+}
+
+// The update as a GPU runs it. With an index all but the gradients are stacks. Returns the number
+// of launches.
 template <typename T>
 std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const std::int64_t rows,
-                   const bool returns_change, const std::vector<std::vector<Array<T>>>& leaves,
+                   const bool returns_change, const std::vector<ArraysOfLeaf>& leaves,
+                   const std::int64_t streams, const bool stochastic,
                    const std::optional<std::int32_t> index) {
+  const auto columns = static_cast<int>(static_cast<std::int64_t>(coefficients.size()) / (batch * rows));
   UpdateCall<T> call{coefficients.data(),
-                     {RowLayout::kV2, kRowLength},
+                     {RowLayout::kV2, columns},
                      batch,
                      rows,
                      0,
                      returns_change ? Returns::kChange : Returns::kParams,
-                     {}};
-  for (const std::vector<Array<T>>& a : leaves) {
-    const auto length = static_cast<std::int64_t>(a.at(1).size()) / batch;
-    if (index && length != 0) {
-      call.entry = {&*index, static_cast<std::int64_t>(a.at(0).size()) / length};
+                     {},
+                     StreamSet(streams),
+                     stochastic ? Rounding::kStochastic : Rounding::kNearest};
+  for (const ArraysOfLeaf& arrays : leaves) {
+    const Leaf leaf = leaf_of(arrays, call.streams, batch);
+    if (index && leaf.length != 0) {
+      const std::int64_t bytes = leaf.length * size_of(leaf.storage(Stream::kParams));
+      call.entry = {&*index, static_cast<std::int64_t>(arrays.first.at(0).first.size()) / bytes};
     }
-    Streams<T> leaf;
-    const int inputs = static_cast<int>(a.size()) - kResults;
-    for (int i = 0; i < kStreams; ++i) leaf.in[i] = a.at(i < inputs ? i : 1).data();
-    for (int i = 0; i < kResults; ++i) leaf.out[i] = a.at(inputs + i).data();
-    leaf.length = length;
     call.leaves.push_back(leaf);
   }
-  return returns_change ? run_launches<Returns::kChange>(call)
-                        : run_launches<Returns::kParams>(call);
+  return cuda::is_stored_as_computed(call) ? run_returning<cuda::ComputedLeaf<T>>(call)
+                                           : run_returning<cuda::StoredLeaf>(call);
 }
 
 // The sums of squares as a GPU forms them, but for the order in which a warp adds its lanes'.
@@ -175,7 +219,9 @@ std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64
 template <typename T>
 void define_of_type(nb::module_& m) {
   m.def("update_as_on_gpu", &update<T>, nb::arg("coefficients"), nb::arg("batch"), nb::arg("rows"),
-        nb::arg("returns_change"), nb::arg("leaves"), nb::arg("index") = nb::none());
+        nb::arg("returns_change"), nb::arg("leaves"),
+        nb::arg("streams") = std::int64_t{0b1111}, nb::arg("stochastic") = false,
+        nb::arg("index") = nb::none());
   m.def("sum_squares_as_on_gpu", &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"),
         nb::arg("parts"));
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/host_device.h"
 
@@ -37,7 +38,16 @@ NADAM_XLA_INLINE void store(T* const to, const Pack<T, kElements>& stored) {
 #if defined(__CUDA_ARCH__)
   // By hand: nvcc takes the assignment of a vector apart, element by element.
   const std::size_t address = __cvta_generic_to_global(to);
-  if constexpr (kElements == 4) {
+  if constexpr (kElements == 4 && std::is_same_v<T, std::uint32_t>) {
+    const auto& [a, b, c, d] = stored.at;
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+  } else if constexpr (kElements == 2 && std::is_same_v<T, std::uint32_t>) {
+    const auto& [a, b] = stored.at;
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" : : "l"(address), "r"(a), "r"(b) : "memory");
+  } else if constexpr (kElements == 4) {
     const auto& [a, b, c, d] = stored.at;
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
                  :

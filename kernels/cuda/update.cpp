@@ -6,46 +6,58 @@
 namespace nadam_xla::cuda {
 namespace {
 
-template <std::size_t kBytes, typename T>
+template <typename OneLeaf, std::size_t kBytes, typename T>
 void start(const UpdateCall<T>& call, const PlannedLaunch& planned, const cudaStream_t stream) {
-  const UpdateKernels kernels = update_kernels<T, kBytes>();
-  const auto parameters = launch_of<kUpdateCapacity<T, kBytes>>(call, planned);
+  const UpdateKernels kernels = update_kernels<T, OneLeaf, kBytes>();
+  const auto parameters = launch_of<OneLeaf, kUpdateCapacity<T, OneLeaf, kBytes>>(call, planned);
   launch(call.returns == Returns::kParams ? kernels.returning_params : kernels.returning_change,
          planned.blocks(), &parameters, stream, "the launch of the update");
+}
+
+template <typename OneLeaf, typename T>
+void update_all(const UpdateCall<T>& call, const cudaStream_t stream) {
+  constexpr std::size_t kFew = kUpdateCapacity<T, OneLeaf, kSmallParameters>;
+  constexpr std::size_t kMany = kUpdateCapacity<T, OneLeaf, kLargestParameters>;
+  const LaunchPlan plan = plan_of<OneLeaf>(call, kMany);
+  for (const PlannedLaunch& planned : plan.launches()) {
+    // A launch costs the host the more the larger its parameters are.
+    if (planned.leaves.size() <= kFew) {
+      start<OneLeaf, kSmallParameters>(call, planned, stream);
+    } else {
+      start<OneLeaf, kLargestParameters>(call, planned, stream);
+    }
+  }
+}
+
+template <typename T, typename OneLeaf, std::size_t kBytes>
+void load_kernels() {
+  const UpdateKernels kernels = update_kernels<T, OneLeaf, kBytes>();
+  load("loading the kernels of the update", {kernels.returning_params, kernels.returning_change});
+}
+
+template <typename T>
+void load_kernels_of_type() {
+  load_kernels<T, ComputedLeaf<T>, kSmallParameters>();
+  load_kernels<T, ComputedLeaf<T>, kLargestParameters>();
+  load_kernels<T, StoredLeaf, kSmallParameters>();
+  load_kernels<T, StoredLeaf, kLargestParameters>();
 }
 
 }  // namespace
 
 template <typename T>
 void update(const UpdateCall<T>& call, const cudaStream_t stream) {
-  constexpr std::size_t kFew = kUpdateCapacity<T, kSmallParameters>;
-  constexpr std::size_t kMany = kUpdateCapacity<T, kLargestParameters>;
-  const LaunchPlan plan = plan_of(call, kMany);
-  for (const PlannedLaunch& planned : plan.launches()) {
-    // A launch costs the host the more the larger its parameters are.
-    if (planned.leaves.size() <= kFew) {
-      start<kSmallParameters>(call, planned, stream);
-    } else {
-      start<kLargestParameters>(call, planned, stream);
-    }
+  // One leaf that is not takes all with it: a second launch would cost more than it gives.
+  if (is_stored_as_computed(call)) {
+    update_all<ComputedLeaf<T>>(call, stream);
+  } else {
+    update_all<StoredLeaf>(call, stream);
   }
 }
 
-namespace {
-
-template <typename T, std::size_t kBytes>
-void load_kernels() {
-  const UpdateKernels kernels = update_kernels<T, kBytes>();
-  load("loading the kernels of the update", {kernels.returning_params, kernels.returning_change});
-}
-
-}  // namespace
-
 void load_update_kernels() {
-  load_kernels<float, kSmallParameters>();
-  load_kernels<float, kLargestParameters>();
-  load_kernels<double, kSmallParameters>();
-  load_kernels<double, kLargestParameters>();
+  load_kernels_of_type<float>();
+  load_kernels_of_type<double>();
 }
 
 template void update(const UpdateCall<float>&, cudaStream_t);

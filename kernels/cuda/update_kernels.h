@@ -8,13 +8,14 @@
 
 namespace nadam_xla::cuda {
 
-// Each has one parameter: an UpdateLaunch<T, kUpdateCapacity<T, kBytes>>.
+// Each has one parameter: an UpdateLaunch<T, OneLeaf, kUpdateCapacity<T, OneLeaf, kBytes>>.
 struct UpdateKernels {
   const void* returning_params;
   const void* returning_change;
 };
 
-template <typename T, std::size_t kBytes>
+// OneLeaf: ComputedLeaf<T> or StoredLeaf.
+template <typename T, typename OneLeaf, std::size_t kBytes>
 UpdateKernels update_kernels();
 
 }  // namespace nadam_xla::cuda

@@ -13,6 +13,7 @@ import pytest
 from any_float import any_float
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_arrays import misaligned, stored
 
 from nadam_xla import _native_testing as native
 from nadam_xla.workspace import workspace_bytes
@@ -79,16 +80,6 @@ def test_short_entries_of_a_population_share_a_warp(length: int) -> None:
         assert tiles == -(-population * length // (4 * WARP))
 
 
-def misaligned(values: np.ndarray, by: int) -> np.ndarray:
-    """A copy that stands `by` elements beyond a boundary of 16 bytes."""
-    width = 16 // values.itemsize
-    room = np.empty(values.size + 2 * width, values.dtype)
-    first = -(room.ctypes.data // values.itemsize) % width + by
-    copy = room[first : first + values.size]
-    copy[:] = values
-    return copy
-
-
 def run(
     rng: np.random.Generator,
     dtype: str,
@@ -121,7 +112,7 @@ def run(
             outputs = tuple(
                 misaligned(np.full(batch * length, np.nan, dtype), s) for s in shifts[4:]
             )
-        leaves.append([params, grads, mu, nu, *outputs])
+        leaves.append(((params, grads, mu, nu), outputs))
         for entry in range(batch):
             row = table[entry, leaf if rows > 1 else 0]
             new_params, change, new_mu, new_nu = oracle.rule(row, *values[:, entry])
@@ -129,10 +120,13 @@ def run(
                 new_params, new_mu, new_nu = values[0, entry], values[2, entry], values[3, entry]
                 change = np.zeros_like(new_params)
             expected.append((change if returns_change else new_params, new_mu, new_nu))
-    launches: int = native.update_as_on_gpu(table.ravel(), batch, rows, returns_change, leaves)
+    given_leaves = [(stored(inputs), stored(outputs)) for inputs, outputs in leaves]
+    launches: int = native.update_as_on_gpu(
+        table.ravel(), batch, rows, returns_change, given_leaves
+    )
     for number, (leaf, entry) in enumerate(itertools.product(range(len(lengths)), range(batch))):
         part = slice(entry * lengths[leaf], (entry + 1) * lengths[leaf])
-        for output, value in zip(leaves[leaf][4:], expected[number], strict=True):
+        for output, value in zip(leaves[leaf][1], expected[number], strict=True):
             np.testing.assert_array_equal(output[part], value)
     return launches
 

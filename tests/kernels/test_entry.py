@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from stored_arrays import stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from x64 import enable_x64
@@ -102,11 +103,12 @@ def test_as_on_a_gpu(dtype: str, skip: float, lengths: list[int], index: int) ->
         if not skip:
             new[0][i], _, new[1][i], new[2][i] = oracle.rule(table[0, leaf], p[i], g, m[i], v[i])
         p, m, v = p.ravel(), m.ravel(), v.ravel()
-        leaves.append([p, g, m, v, p, m, v])
+        leaves.append((stored([p, g, m, v]), [p, m, v]))
         wanted.append(new)
-    native.update_as_on_gpu(table.ravel(), 1, len(lengths), False, leaves, index=index)
-    for found, new in zip(leaves, wanted, strict=True):
-        for x, y in zip(found[4:], new, strict=True):
+    given = [(inputs, stored(outputs)) for inputs, outputs in leaves]
+    native.update_as_on_gpu(table.ravel(), 1, len(lengths), False, given, index=index)
+    for (_, found), new in zip(leaves, wanted, strict=True):
+        for x, y in zip(found, new, strict=True):
             np.testing.assert_array_equal(x, y.ravel())
 
 
@@ -124,7 +126,7 @@ MALFORMED: dict[str, tuple[Any, Any, Any, str]] = {
         np.int32(0),
         f32(1, 1, K),
         ([STACK], [STACK], [STACK], [STACK]),
-        r"params\[0\] is F32\[3,2\]; it must be a stack of 3 entries, each F32\[3,2\]",
+        r"params\[0\] is F32\[3,2\]; it must be a stack of 3 entries, each of the shape \[3,2\]",
     ),
     "fewer entries in a moment": (
         np.int32(0),
