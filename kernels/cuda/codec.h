@@ -2,8 +2,8 @@
 // the rule, encoded from them and stored. One way for each storage, chosen when the kernel runs, so
 // that the ways add up and no mixture of them is a kernel of its own.
 //
-// kCount is the number of elements, kGroup or 1. Of a group, each address must be a multiple of what
-// one instruction loads: 16 bytes, or 8 of elements of one byte.
+// kCount is the number of elements, kGroup or 1. Of a group, each address must be a multiple of
+// what one instruction loads: 16 bytes, or 8 of elements of one byte.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace nadam_xla::cuda {
 // and of bfloat16 a load of the widest.
 inline constexpr std::int32_t kGroup = 8;
 
-// ---- memory --------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------
 
 constexpr int words_of(const int bytes) { return (bytes + 3) / 4; }
 
@@ -105,7 +106,8 @@ NADAM_XLA_INLINE std::uint64_t bits_of(const double x) {
   return bits;
 }
 
-// ---- decoding ------------------------------------------------------------------------------------
+// ---- decoding
+// ------------------------------------------------------------------------------------
 
 template <typename T, int kCount>
 struct Numbers {
@@ -151,8 +153,9 @@ NADAM_XLA_INLINE Loaded<T, kCount> load_stored(const Storage storage, const void
 template <int kBits>
 NADAM_XLA_INLINE float joined_at(const std::uint32_t* const bfloat16s,
                                  const std::uint32_t* const remainders, const int k) {
-  return joined<kBits>({static_cast<std::uint16_t>(element<2>(bfloat16s, k)),
-                        static_cast<std::uint16_t>(element<kBits / 8>(remainders, k))});
+  return joined<kBits>(static_cast<std::uint32_t>(element<2>(bfloat16s, k)) << 16,
+                       static_cast<std::uint32_t>(element<kBits / 8>(remainders, k))
+                           << (32 - kBits));
 }
 
 // Calls with the number of each element, and returns the results.
@@ -198,7 +201,8 @@ NADAM_XLA_INLINE Numbers<T, kCount> decoded(const Storage storage,
   }
 }
 
-// ---- encoding ------------------------------------------------------------------------------------
+// ---- encoding
+// ------------------------------------------------------------------------------------
 
 // 16 random bits for each element.
 template <int kCount>
@@ -212,7 +216,9 @@ struct Draws {
 template <int kCount>
 NADAM_XLA_INLINE Draws<kCount> draws_of(const RandomKey& key, const std::int64_t first,
                                         const Draw what) {
-  const RandomWords drawn = random_words(key, {static_cast<std::uint64_t>(first) / 8, what});
+  const auto octet = static_cast<std::uint64_t>(first) / 8;
+  const RandomWords drawn = random_words(
+      key, {static_cast<std::uint32_t>(octet), static_cast<std::uint32_t>(octet >> 32), what});
   if constexpr (kCount == kGroup) {
     return {{drawn.of[0], drawn.of[1], drawn.of[2], drawn.of[3]}};
   } else {
@@ -299,7 +305,7 @@ NADAM_XLA_INLINE Words<kCount, 2> store_remainders(const Numbers<T, kCount>& num
   store_words(array, i, words_of_elements<kCount, kBits / 8>([&](const int k) {
                 return parts(k).remainder;
               }));
-  return words_of_elements<kCount, 2>([&](const int k) { return parts(k).bfloat16; });
+  return words_of_elements<kCount, 2>([&](const int k) { return parts(k).upper >> 16; });
 }
 
 template <typename T, int kCount>
@@ -309,8 +315,7 @@ NADAM_XLA_INLINE Numbers<T, kCount> rounded_to_24_bits(const Numbers<T, kCount>&
   if (rounder.rounding == Rounding::kNearest) {
     return each<T, kCount>([&](const int k) { return to_24_bits(x(k)); });
   }
-  return each<T, kCount>(
-      [&](const int k) { return to_24_bits(x(k), rounder.draws.at(k) & 0xff); });
+  return each<T, kCount>([&](const int k) { return to_24_bits(x(k), rounder.draws.at(k) & 0xff); });
 }
 
 }  // namespace nadam_xla::cuda
