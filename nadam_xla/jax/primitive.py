@@ -216,9 +216,9 @@ nadam_update_p = define(
 
 
 def _abstract_eval_of_call(_: Any, *leaves: Any, call: Call) -> list[Any]:
-    given = call.streams.by_name(leaves)
-    states = (x for name in call.streams.states for x in given[name])
-    return [*leaves[: len(given["grads"])], *states]
+    given, dtypes = call.streams.by_name(leaves), dtypes_of_results(leaves, call.streams)
+    results = [*given["grads"], *(x for name in call.streams.states for x in given[name])]
+    return [x.update(dtype=dtype) for x, dtype in zip(results, dtypes, strict=True)]
 
 
 update_call_p = Primitive("nadam_xla_update_call")
