@@ -4,8 +4,8 @@ XLA cannot look into a custom call, so it would gather every leaf for it. The up
 element: the dimensions of a leaf may be sharded in any way, if only all operands and results of
 that leaf are sharded alike. This module tells the partitioner so.
 
-Where rounding is stochastic, each device adds to the key of a leaf's random numbers which shard of it
-it holds: replicas then round alike, and shards do not repeat one another's numbers.
+Where rounding is stochastic, each device adds to the key of a leaf's random numbers which shard of
+it is updated there: replicas then round alike, and shards do not repeat one another's numbers.
 """
 
 from collections.abc import Sequence

@@ -8,13 +8,12 @@ from typing import Any
 import compiled as program
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nadam_xla.jax import nadam, nadam_update, zero1_shardings
+from nadam_xla.jax import nadam, zero1_shardings
 
 SHAPES = {"layer": (64, 48), "bias": (64,), "odd": (7, 5), "scale": ()}
 
@@ -207,25 +206,25 @@ class TestLayouts:
         jax.tree.map(np.testing.assert_array_equal, updated, applied)
 
 
+CUT = {"layer": P("data"), "bias": P("data"), "odd": P(), "scale": P()}
+
+
 class TestShardMap:
     """There a device knows what it holds by the axes over which types vary."""
 
-    TX = OPTIMIZERS["without masters"]
-    SPECS = {"layer": P("data"), "bias": P("data"), "odd": P(), "scale": P()}
-
     def run(self, params: Any, grads: Any, **options: Any) -> Any:
-        mesh = LAYOUTS["fsdp"].mesh
+        mesh, tx = LAYOUTS["fsdp"].mesh, OPTIMIZERS["without masters"]
 
         @jax.jit
         @partial(
             jax.shard_map,
             mesh=mesh,
-            in_specs=(self.SPECS, self.SPECS),
-            out_specs=(self.SPECS, self.SPECS, self.SPECS),
+            in_specs=(CUT, CUT),
+            out_specs=(CUT, CUT, CUT),
             **options,
         )
         def step(params: Any, grads: Any) -> Any:
-            params, state = self.TX.apply(grads, self.TX.init(params), params)
+            params, state = tx.apply(grads, tx.init(params), params)
             return params, state.mu, state.nu
 
         return step(params, grads)
