@@ -14,6 +14,9 @@ ROTATIONS = [(10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10),
 PARITY = np.uint32(0x1BD11BDA)
 OF_STATES, OF_PARAMS = 0, 1
 
+# By its exponent, of which the first is that of 2**-14: 2**-16 of a float16's last place, in ones.
+PLACES = np.ldexp(np.float32(1), 26 - np.arange(-14, 16))
+
 
 def threefry(counter: np.ndarray, key: np.ndarray, rounds: int = 13) -> np.ndarray:
     """Threefry-4x32: [4, n] words of [4, n] counters and [4] words of a key."""
@@ -71,14 +74,13 @@ def stochastic(x: np.ndarray, dtype: np.dtype, draw: np.ndarray) -> np.ndarray:
         is_beyond = magnitude >= 0x7F7F0000
     else:
         absolute = magnitude.view(np.float32)
-        is_beyond = absolute >= np.float32(2**16)
+        is_beyond = magnitude >= (127 + 16) << 23
         absolute = np.where(is_beyond, np.float32(0), absolute)
-        exponent = np.maximum(absolute.view(np.uint32) >> 23, 113).astype(np.int32) - 127
+        exponent = np.maximum(absolute.view(np.uint32) >> 23, 113) - np.uint32(113)
         # In 2**-16 of the last place, of which a subnormal number has fractions yet.
-        scaled = np.ldexp(absolute, 26 - exponent)
-        with np.errstate(all="ignore"):
-            whole = np.where(scaled < 2**23, scaled + np.float32(0.5), scaled).astype(np.uint32)
-        inner = (whole >> 16) + ((exponent + 14).astype(np.uint32) << 10)
+        scaled = absolute * PLACES[exponent]
+        whole = np.where(scaled < 2**23, scaled + np.float32(0.5), scaled).astype(np.uint32)
+        inner = (whole >> 16) + (exponent << 10)
         fraction, largest = whole & 0xFFFF, 0x7BFF
     rounded = inner + ((fraction + draw) >> 16)
     keeps = ~is_beyond & (rounded <= largest)
@@ -113,7 +115,7 @@ def split(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     magnitude, sign = _by_magnitude(x)
     inner, rest = magnitude >> 16, magnitude & 0xFFFF
     upper = inner + (rest >= 0x8000)
-    remainder = rest.astype(np.int32) - ((rest >= 0x8000).astype(np.int32) << 16)
+    remainder = rest.astype(np.uint16).view(np.int16)  # less 2**16 where it was rounded up
     is_nan = magnitude > 0x7F800000
     params = np.where(is_nan, 0x7FC0, sign | upper.astype(np.uint16)).astype(np.uint16)
     stored = (remainder >> (16 - bits)).astype(f"int{bits}").view(f"uint{bits}")
@@ -123,7 +125,7 @@ def split(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 def joined(params: np.ndarray, remainder: np.ndarray) -> np.ndarray:
     """The float32 of both. A zero with a negative remainder has been overwritten, and is zero."""
     bits = 8 * remainder.dtype.itemsize
-    upper = params.view(np.uint16).astype(np.int64)
-    added = remainder.view(f"int{bits}").astype(np.int64) << (16 - bits)
+    upper = params.view(np.uint16).astype(np.int32)
+    added = remainder.view(f"int{bits}").astype(np.int32) * (1 << (16 - bits))
     together = (upper << 16) + np.where((upper & 0x7FFF == 0) & (added < 0), 0, added)
-    return together.astype(np.uint32).view(np.float32)
+    return together.view(np.float32)

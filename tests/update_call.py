@@ -1,6 +1,7 @@
 """The custom call of the update, on arrays of numpy, without the package's Python."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,15 +44,25 @@ def update(
         stochastic: how what is narrow is rounded.
         first_row: of the leaves.
     """
+    found = traced_update(table, leaves, change=change, stochastic=stochastic, first_row=first_row)
+    return [{name: np.asarray(x) for name, x in of_leaf.items()} for of_leaf in found]
+
+
+def traced_update(
+    table: Any,
+    leaves: Sequence[Mapping[str, Any]],
+    *,
+    change: np.dtype | None = None,
+    stochastic: bool = False,
+    first_row: int = 0,
+) -> list[dict[str, jax.Array]]:
+    """The same inside of a program."""
     streams = [name for name in STREAMS if name in leaves[0]]
     states = [name for name in STATES if name in streams]
     operands = [leaf[name] for name in streams for leaf in leaves]
-    first = [
-        jax.ShapeDtypeStruct(leaf["grads"].shape, change or leaf["params"].dtype) for leaf in leaves
-    ]
     results = [
-        *first,
-        *(jax.ShapeDtypeStruct(leaf[s].shape, leaf[s].dtype) for s in states for leaf in leaves),
+        *((leaf["grads"].shape, change or leaf["params"].dtype) for leaf in leaves),
+        *((leaf[name].shape, leaf[name].dtype) for name in states for leaf in leaves),
     ]
     attributes = {
         "streams": np.int64(sum(1 << STREAMS.index(name) for name in streams)),
@@ -60,8 +71,8 @@ def update(
     }
     if stochastic:
         attributes["rounding"] = np.int64(1)
-    call = jax.ffi.ffi_call("nadam_xla_update_v2", results)
-    found = [np.asarray(x) for x in call(table, *operands, **attributes)]
+    types = [jax.ShapeDtypeStruct(*result) for result in results]
+    found = jax.ffi.ffi_call("nadam_xla_update_v2", types)(table, *operands, **attributes)
     n, names = len(leaves), ["params" if change is None else "change", *states]
     return [dict(zip(names, found[i::n], strict=True)) for i in range(n)]
 
