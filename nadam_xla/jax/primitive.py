@@ -88,7 +88,10 @@ def _reference(
     dtypes = dtypes_of_results(leaves, streams)
     if not (streams.has_master or streams.is_stochastic):
         return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
-    return stored_results(coefficients, results, given, dtypes, streams)
+    changes = []
+    if returns_change_of_stored(streams):
+        changes = update_reference(coefficients, wide, returns_change=True)[: len(given["grads"])]
+    return stored_results(coefficients, results, changes, given, dtypes, streams)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
