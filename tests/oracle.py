@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 SKIP = 14  # its place in a row
+KEY = slice(15, 21)  # of the random numbers
 
 
 def nadam(
@@ -56,7 +57,7 @@ def rule(
     reorders them gives the same bits.
     """
     c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, lr, *rest = row
-    eps, eps_root, decay, l2, scale, clip, skip = rest
+    eps, eps_root, decay, l2, scale, clip, skip, *_ = rest
     if skip != 0:
         return p, -np.zeros_like(p), m, v
     with np.errstate(all="ignore"):
@@ -89,7 +90,8 @@ def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.nda
         (0.5, 3.0),  # clip_value
     ]
     columns = [rng.uniform(low, high, shape) for low, high in ranges]
-    return np.stack([*columns, np.zeros(shape)], axis=-1).astype(dtype)
+    skip_and_key = [np.zeros(shape)] * (KEY.stop - SKIP)
+    return np.stack([*columns, *skip_and_key], axis=-1).astype(dtype)
 
 
 def with_parts_off(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:

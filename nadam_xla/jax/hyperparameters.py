@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -22,6 +23,9 @@ from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.storage import Master, Rounding, check_master, check_rounding
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
+
+# Not Python's 0, of which optax.inject_hyperparams would make an entry in every state.
+DEFAULT_SEED = np.uint32(0)
 
 _OF_ANY_SIGN = ("learning_rate", "weight_decay", "l2")
 _NOT_NEGATIVE = ("eps", "eps_root", "momentum_decay")

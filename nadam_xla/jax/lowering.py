@@ -56,8 +56,10 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     partitioned = is_partitioned(ctx.module_context.axis_context)
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
+    batch = ctx.avals_in[0].shape[0]
     if not all(with_kernel) or (
-        partitioned and not can_partition_call(ctx, batch=ctx.avals_in[0].shape[0])
+        partitioned
+        and not can_partition_call(ctx, batch=batch, is_stochastic=streams.is_stochastic)
     ):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = lower_partitioned if partitioned else lower_call

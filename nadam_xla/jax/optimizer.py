@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
-from nadam_xla.jax.hyperparameters import Hyperparameters, ScalarOrSchedule
+from nadam_xla.jax.hyperparameters import DEFAULT_SEED, Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.state import NadamState, check_state, initial_state
 from nadam_xla.jax.trained_part import trained_part, with_trained_part
@@ -57,7 +57,7 @@ def nadam(
     mask: Mask = None,
     nu_dtype: DTypeLike | None = None,
     rounding: Rounding = "nearest",
-    seed: ArrayLike = 0,
+    seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
@@ -93,7 +93,10 @@ def nadam(
             stops moving, for it changes by less than half its last place: round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
             ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
-        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
+        seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
+            scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
+            replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
+            them apart, add ``jax.lax.axis_index`` of the axes over which parameters are sharded.
         master: what is kept beside parameters narrower than float32, and updated with them, so that
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
@@ -148,7 +151,7 @@ def nadamw(
     momentum_decay: ArrayLike | None = None,
     nu_dtype: DTypeLike | None = None,
     rounding: Rounding = "nearest",
-    seed: ArrayLike = 0,
+    seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
@@ -184,7 +187,10 @@ def nadamw(
             stops moving, for it changes by less than half its last place: round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
             ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
-        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
+        seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
+            scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
+            replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
+            them apart, add ``jax.lax.axis_index`` of the axes over which parameters are sharded.
         master: what is kept beside parameters narrower than float32, and updated with them, so that
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
@@ -236,7 +242,7 @@ def scale_by_nadam(
     momentum_decay: ArrayLike | None = None,
     nu_dtype: DTypeLike | None = None,
     rounding: Rounding = "nearest",
-    seed: ArrayLike = 0,
+    seed: ArrayLike = DEFAULT_SEED,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of :func:`nadam`, neither scaled by a learning rate nor negated.
 
@@ -265,7 +271,10 @@ def scale_by_nadam(
             stops moving, for it changes by less than half its last place: round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
             ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
-        seed: of those chances, a whole number of 32 bits, or an integer scalar that may be traced.
+        seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
+            scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
+            replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
+            them apart, add ``jax.lax.axis_index`` of the axes over which parameters are sharded.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``

@@ -77,14 +77,16 @@ def _join_sharding_group(value: Any, group: int) -> None:
     )
 
 
-def can_partition_call(ctx: Any, *, batch: int) -> bool:
+def can_partition_call(ctx: Any, *, batch: int, is_stochastic: bool = False) -> bool:
     """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
 
-    A batch of rows is matched to the leaves by the names of mesh axes, which are lost where
-    ``shard_map`` is manual over some axes only, and where there is no mesh.
+    A batch of rows is matched to the leaves by the names of mesh axes, and so are the numbers of
+    shards. They are lost where ``shard_map`` is manual over some axes only, and where there is no
+    mesh.
     """
     has_mesh = getattr(ctx.module_context.axis_context, "abstract_mesh", None) is not None
-    return why_no_partitioning(exported=is_exported(ctx)) is None and (has_mesh or batch == 1)
+    needs_mesh = batch != 1 or is_stochastic
+    return why_no_partitioning(exported=is_exported(ctx)) is None and (has_mesh or not needs_mesh)
 
 
 def devices_during_lowering() -> set[Any]:

@@ -3,12 +3,17 @@
 XLA cannot look into a custom call, so it would gather every leaf for it. The update is element by
 element: the dimensions of a leaf may be sharded in any way, if only all operands and results of
 that leaf are sharded alike. This module tells the partitioner so.
+
+Where rounding is stochastic, each device adds to the key of a leaf's random numbers which shard of
+it is updated there: replicas then round alike, and shards do not repeat one another's numbers.
 """
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental.custom_partitioning import (
     ArrayMapping,
     SdyShardingRule,
@@ -17,8 +22,9 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
+from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.primitive import Call, update_call_p
-from nadam_xla.jax.specs import axes_in, spec
+from nadam_xla.jax.specs import axes_in, axes_of, spec
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
 
@@ -35,24 +41,43 @@ def _partition(
 ) -> tuple[Any, Any, Any, Any]:
     """The update of one shard, and the shardings that the partitioner must bring about."""
     del results
-
-    def update_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
-        return _update(call, *shards)
-
     table, *leaves = operands
     n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
     # The lowering has made the operands of a leaf alike.
     layouts = [leaf.sharding for leaf in leaves[:n]]
-    if table.shape[0] != 1:
+    has_batch = table.shape[0] != 1
+    if has_batch:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
     else:
         table_layout = table.sharding if mesh.empty else NamedSharding(mesh, spec())
+
+    def update_shard(table: jax.Array, *shards: jax.Array) -> tuple[jax.Array, ...]:
+        if not call.streams.is_stochastic:
+            return _update(call, table, *shards)
+        # An entry of a batch has the numbers that it would have alone.
+        axes = [axes_of(layout.spec[has_batch:]) for layout in layouts]
+        rows = table[:, call.first_row : call.first_row + n]
+        return _update(call._replace(first_row=0), _with_shards(rows, axes), *shards)
+
     return (
         mesh,
         update_shard,
         (*layouts,) * len(call.streams.overwritten),
         (table_layout, *layouts * groups, *(x.sharding for x in call.streams.awaited(leaves))),
     )
+
+
+def _with_shards(rows: jax.Array, axes: Sequence[Sequence[str]]) -> jax.Array:
+    """The rows of the leaves, with the number of the shard of each that this device holds.
+
+    Args:
+        rows: one for each leaf.
+        axes: of each leaf, those of the mesh over which it is sharded.
+    """
+    numbers = [jax.lax.axis_index(tuple(names)) if names else jnp.int32(0) for names in axes]
+    of_leaves = jnp.stack(numbers).astype(rows.dtype)[:, None]
+    is_shard = np.arange(rows.shape[-1]) == Coefficients._fields.index("shard")
+    return jnp.where(is_shard, of_leaves, rows)
 
 
 def _with_one_batch_axis(mesh: Any, layouts: Sequence[NamedSharding]) -> tuple[Any, list[Any]]:

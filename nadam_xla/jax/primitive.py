@@ -88,7 +88,10 @@ def _reference(
     dtypes = dtypes_of_results(leaves, streams)
     if not (streams.has_master or streams.is_stochastic):
         return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
-    return stored_results(coefficients, results, given, dtypes, streams)
+    changes = []
+    if returns_change_of_stored(streams):
+        changes = update_reference(coefficients, wide, returns_change=True)[: len(given["grads"])]
+    return stored_results(coefficients, results, changes, given, dtypes, streams)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
@@ -216,9 +219,9 @@ nadam_update_p = define(
 
 
 def _abstract_eval_of_call(_: Any, *leaves: Any, call: Call) -> list[Any]:
-    given = call.streams.by_name(leaves)
-    states = (x for name in call.streams.states for x in given[name])
-    return [*leaves[: len(given["grads"])], *states]
+    given, dtypes = call.streams.by_name(leaves), dtypes_of_results(leaves, call.streams)
+    results = [*given["grads"], *(x for name in call.streams.states for x in given[name])]
+    return [x.update(dtype=dtype) for x, dtype in zip(results, dtypes, strict=True)]
 
 
 update_call_p = Primitive("nadam_xla_update_call")

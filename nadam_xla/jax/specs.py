@@ -1,5 +1,6 @@
 """The entries of a PartitionSpec."""
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from jax.sharding import PartitionSpec
@@ -18,3 +19,8 @@ def axes_in(entry: Entry) -> tuple[str, ...]:
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def axes_of(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """The mesh axes in all entries."""
+    return tuple(axis for entry in entries for axis in axes_in(entry))

@@ -38,6 +38,7 @@ def params_of_masters(
 def stored_results(
     coefficients: jax.Array | Coefficients,
     results: Sequence[jax.Array],
+    changes: Sequence[jax.Array],
     given: Mapping[str, Sequence[jax.Array]],
     dtypes: Sequence[Any],
     streams: Streams,
@@ -47,6 +48,7 @@ def stored_results(
     Args:
         coefficients: as the rule takes them.
         results: the new parameters, or their change where there are none; the new states.
+        changes: of the parameters, where they are to be returned.
         given: the arrays of each stream, as they are stored.
         dtypes: of the primitive's results.
         streams: as everywhere.
@@ -56,6 +58,7 @@ def stored_results(
         _of_leaf(
             row_of(coefficients, i, given["grads"][i]),
             results[i::n],
+            changes[i] if changes else None,
             {name: group[i] for name, group in given.items()},
             dtypes[i::n],
             streams,
@@ -68,6 +71,7 @@ def stored_results(
 def _of_leaf(
     row: Coefficients,
     results: Sequence[jax.Array],
+    change: jax.Array | None,
     given: Mapping[str, jax.Array],
     dtypes: Sequence[Any],
     streams: Streams,
@@ -77,6 +81,9 @@ def _of_leaf(
     states = [_stored(mu, dtypes[1], draws.get("mu")), _stored(nu, dtypes[2], draws.get("nu"))]
     if not streams.has_params:
         return [first.astype(dtypes[0]), *states]
+    if change is not None and not streams.has_master and str(given["params"].dtype) not in NARROW:
+        # The parameters are what the rule says, and so is their change.
+        return [change.astype(dtypes[0]), *states]
     params, master = _stored_params(first, given, draws.get("params"))
     if master is not None:
         # A skipped one may be of numbers that somebody has overwritten.

@@ -13,6 +13,7 @@ from nadam_xla.jax import lowering
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, unsharded
+from nadam_xla.jax.manual_axes import varying_axes
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
 from nadam_xla.storage import NARROW, Rounding, check_rounding
@@ -129,6 +130,8 @@ def update_trees(
             is_stochastic=kind.is_stochastic,
         )
         table = _table(coefficients, kind.dtype, indices, len(leaves))
+        if kind.axes:
+            table = _with_shard(table, kind.axes)
         operands = [leaves[i].array(name) for name in streams.operands for i in indices]
         updated = (reference if kind.is_complex else bind)(table, *operands, streams=streams)
         for place, i in enumerate(indices):
@@ -177,6 +180,7 @@ class _Kind(NamedTuple):
     is_complex: bool
     has_master: bool
     is_stochastic: bool
+    axes: tuple[str, ...]  # over which they vary in ``shard_map``, where rounding is stochastic
 
 
 def _kinds(leaves: Sequence[_Leaf], rounding: Rounding) -> dict[_Kind, list[int]]:
@@ -184,14 +188,23 @@ def _kinds(leaves: Sequence[_Leaf], rounding: Rounding) -> dict[_Kind, list[int]
     kinds: dict[_Kind, list[int]] = {}
     for i, leaf in enumerate(leaves):
         stored = [x for name, x in leaf.given.items() if name != "grads"]
+        is_stochastic = rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored)
+        varying = (varying_axes(jax.typeof(x)) for x in leaf.given.values())
         kind = _Kind(
             dtype=compute_dtype(str(leaf.dtype)),
             is_complex=any(map(is_complex, leaf.given.values())),
             has_master=leaf.master is not None,
-            is_stochastic=rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored),
+            is_stochastic=is_stochastic,
+            axes=tuple(sorted(frozenset().union(*varying))) if is_stochastic else (),
         )
         kinds.setdefault(kind, []).append(i)
     return kinds
+
+
+def _with_shard(table: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The table of leaves that vary over these axes, with the number of this device's shard."""
+    column = Coefficients._fields.index("shard")
+    return table.at[..., column].set(jax.lax.axis_index(axes).astype(table.dtype))
 
 
 def _table(
@@ -207,7 +220,7 @@ def _table(
     if rows.shape == (width,):
         return rows[None, None]
     if rows.shape == (leaves, width):
-        return rows[None, jnp.asarray(indices)]
+        return rows[None] if len(indices) == leaves else rows[None, jnp.asarray(indices)]
     raise ValueError(
         f"coefficients has the shape {rows.shape}; it must be ({width},) or ({leaves}, {width}),"
         " a row for each leaf"

@@ -85,37 +85,42 @@ MALFORMED = {
     "batch that the leaves do not have": (
         [f32(5, 1, K), x, x, x, x],
         like(x, x, x),
-        r"params\[0\] is F32\[2,3\]; its first axis must be the batch of 5",
+        r"params\[0\] has the shape \[2,3\]; its first axis must be the batch of 5",
     ),
     "batch and a scalar leaf": (
         [f32(5, 1, K), f32(), f32(), f32(), f32()],
         like(f32(), f32(), f32()),
-        r"params\[0\] is F32\[\]; its first axis",
+        r"params\[0\] has the shape \[\]; its first axis",
     ),
     "grads of another shape": (
         [f32(1, 1, K), x, f32(3, 2), x, x],
         like(x, x, x),
-        r"grads\[0\] is F32\[3,2\]; it must be F32\[2,3\] like params\[0\]",
+        r"grads\[0\] is F32\[3,2\]; its shape must be \[2,3\] like that of params\[0\]",
     ),
     "second leaf's nu of another shape": (
         [f32(1, 1, K), x, x, x, x, x, x, x, f32(6)],
         like(*[x] * 6),
-        r"nu\[1\] is F32\[6\]; it must be F32\[2,3\] like params\[1\]",
+        r"nu\[1\] is F32\[6\]; its shape must be \[2,3\] like that of params\[1\]",
     ),
     "result of another shape": (
         [f32(1, 1, K), x, x, x, x],
         like(x, f32(7), x),
-        r"result mu\[0\] is F32\[7\]; it must be F32\[2,3\]",
+        r"result mu\[0\] is F32\[7\]; its shape must be \[2,3\]",
     ),
     "integer parameters": (
         [f32(1, 1, K), x.astype(np.int32), x, x, x],
         like(x, x, x),
-        r"params\[0\] is S32\[2,3\]; it must be F32\[2,3\]",
+        r"params\[0\] is S32\[2,3\]; it must be F32, F64, BF16 or F16",
     ),
-    "half-precision moments": (
+    "a state stored in another way than before": (
         [f32(1, 1, K), x, x, x.astype(np.float16), x],
         like(x, x, x),
-        r"mu\[0\] is F16\[2,3\]; it must be F32\[2,3\]",
+        r"result mu\[0\] is F32; it must be F16 like mu\[0\]",
+    ),
+    "parameters stored in another way than before": (
+        [f32(1, 1, K), x, x, x, x],
+        like(x.astype(np.float16), x, x),
+        r"result params\[0\] is F16; it must be F32 like params\[0\]",
     ),
     "integer table": (
         [np.zeros((1, 1, K), np.int32), x, x, x, x],

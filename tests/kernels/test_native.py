@@ -50,6 +50,31 @@ for dtype in ("float32", "float64"):
                 for result in nadam_update(table, *leaves, returns=returns):
                     # Which NaN an invalid operation gives is no promise.
                     digest.update(np.nan_to_num(result, nan=-1, posinf=7, neginf=-7).tobytes())
+
+def any_bits(size, dtype):
+    return jax.lax.bitcast_convert_type(rng.integers(0, 2**16, size, np.uint16), dtype)
+
+def masters(size):
+    yield None
+    yield rng.integers(0, 2**32, size, np.uint32).view(np.float32)
+    yield rng.integers(0, 2**16, size, np.uint16)
+    yield rng.integers(0, 2**8, size, np.uint8)
+
+for size in (1, 63, 64, 65, 1000, 40_001):
+    bf16, f16 = any_bits(size, "bfloat16"), any_bits(size, "float16")
+    for rounding in ("nearest", "stochastic"):
+        row = oracle.rows(rng, (1,), "float32")
+        row[:, oracle.KEY] = rng.integers(0, 2**16, 6)
+        for master in masters(size):
+            for returns in ("params", "change"):
+                results = nadam_update(
+                    row, [bf16], [f16], [f16], [abs(bf16)], rounding=rounding, returns=returns,
+                    master=None if master is None else [master],
+                )
+                for result in jax.tree.leaves(results):
+                    if result.dtype == "bfloat16":
+                        result = result.astype("float32")
+                    digest.update(np.nan_to_num(result, nan=-1, posinf=7, neginf=-7).tobytes())
 print(_native.instruction_set(), digest.hexdigest())
 """
 

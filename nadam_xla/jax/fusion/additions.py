@@ -14,7 +14,6 @@ from nadam_xla.jax.fusion.block import Atom, Block, type_of
 from nadam_xla.jax.primitive import nadam_update_p
 from nadam_xla.streams import Streams
 
-# What is stored of parameters with masters, or drawn, is more than their change says.
 _CHANGES_BY_THE_RULE = [Streams(has_params, returns_change=True) for has_params in (True, False)]
 
 
@@ -32,7 +31,7 @@ def is_update(eqn: JaxprEqn) -> bool:
 
 def returns_change(eqn: JaxprEqn) -> bool:
     """Whether the equation is an update that returns a change."""
-    return is_update(eqn) and eqn.params["streams"] in _CHANGES_BY_THE_RULE
+    return is_update(eqn) and eqn.params["streams"].returns_change
 
 
 def leaves_of(update: JaxprEqn) -> int:
@@ -57,6 +56,10 @@ def addition_to(block: Block, change: Atom) -> Addition | None:
 
 def addition_of(block: Block, update: JaxprEqn, leaf: int) -> Addition | str:
     """The addition that this leaf's update can take in, or in words why it can take none."""
+    if update.params["streams"] not in _CHANGES_BY_THE_RULE:
+        return (
+            "it has master weights or rounds stochastically, and only apply does that in one pass"
+        )
     change = update.outvars[leaf]
     addition = addition_to(block, change)
     if addition is None:
