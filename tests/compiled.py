@@ -18,7 +18,18 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-_BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2, "f16": 2, "f64": 8, "s64": 8}
+_BYTES = {
+    "pred": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "u16": 2,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "f64": 8,
+    "s64": 8,
+}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")

@@ -42,8 +42,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     gradients before they are summed. On other backends and devices, and under another strategy, it
     is the parent's own update.
 
-    The optimizer's variables of model variables narrower than float32 are kept in float32: in
-    bfloat16, where stock Keras turns the model into NaN at the first step, ``beta_2`` rounds to 1.
+    The optimizer's variables of model variables narrower than float32 are kept in float32, unless
+    other dtypes are given: in bfloat16, where stock Keras turns the model into NaN at the first
+    step, ``beta_2`` rounds to 1. It is computed in float32 in any case, and nothing is converted
+    outside of the one pass.
 
     Args:
         learning_rate: a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or a callable
@@ -69,15 +71,34 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         gradient_accumulation_steps: an int, 2 or more, or None. Only every so many steps the
             variables are updated, by the mean of the gradients since the last update.
         name: of the optimizer; None: ``"nadam"``.
+        momentum_dtype: the dtype in which the first moments are kept: ``"float32"``, ``"float64"``,
+            ``"bfloat16"`` or ``"float16"``; None: that of the variable, float32 where it is
+            narrower. This argument and those below are given by name; a configuration has those
+            that are not at their defaults, and stock does not know them.
+        velocity_dtype: the dtype in which the second moments are kept, likewise. Rounded to the
+            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
+            round stochastically.
+        rounding: how what is stored as bfloat16 or float16 is rounded: ``"nearest"``; or
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+        seed: of those chances, a whole number of 32 bits. They depend on it, on the number of the
+            step, counted from 1, and on the number of the variable among those that the optimizer
+            is built for; and on nothing else. On a mesh the parts of a variable have their own.
+        master: what is kept beside variables that are bfloat16 or float16, and updated with them,
+            so that changes add up that they are too coarse for; None: nothing. ``"float32"``: a
+            copy of full precision; ``"remainder"``: of bfloat16 variables the 16 bits that they
+            lack, as uint16, with which they are just that copy; ``"correction"``: the first 8 of
+            those bits, as uint8. They are the optimizer's variables, the last of them. Where others
+            than the optimizer have written to the model, call :meth:`refresh_masters`.
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
         TypeError: what should be a number is none, a string for instance.
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range; a dtype, rounding or master is unknown.
 
     A subclass may override what it may override in stock. Where that is a method that the fused
     step takes the place of, each step is the parent's own update, which calls it; so it is where
-    :attr:`fused` is False.
+    :attr:`fused` is False. That update keeps no masters and rounds to the nearest: where it would
+    have to do otherwise, it is refused.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """

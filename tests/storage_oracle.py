@@ -1,0 +1,130 @@
+"""How numbers are stored, written in numpy from the documentation.
+
+It shares no code with the package. Rounding to the nearest is ml_dtypes' and numpy's own.
+"""
+
+import ml_dtypes
+import numpy as np
+
+BFLOAT16, FLOAT16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
+STORED = [np.dtype(np.float32), BFLOAT16, FLOAT16, np.dtype(np.float64)]
+
+# Threefry-4x32's rotations (Salmon et al. 2011, table 2) and the parity of its key schedule.
+ROTATIONS = [(10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20)]
+PARITY = np.uint32(0x1BD11BDA)
+OF_STATES, OF_PARAMS = 0, 1
+
+
+def threefry(counter: np.ndarray, key: np.ndarray, rounds: int = 13) -> np.ndarray:
+    """Threefry-4x32: [4, n] words of [4, n] counters and [4] words of a key."""
+    x = np.array(counter, np.uint32)
+    words = np.append(np.asarray(key, np.uint32), np.bitwise_xor.reduce(key, initial=PARITY))
+    with np.errstate(over="ignore"):
+        x += words[:4, None]
+        for i in range(rounds):
+            for a, b, by in zip(
+                (0, 2), (1, 3) if i % 2 == 0 else (3, 1), ROTATIONS[i % 8], strict=True
+            ):
+                x[a] += x[b]
+                x[b] = (x[b] << np.uint32(by) | x[b] >> np.uint32(32 - by)) ^ x[a]
+            if i % 4 == 3:
+                turn = i // 4 + 1
+                x += words[(turn + np.arange(4)) % 5, None]
+                x[3] += np.uint32(turn)
+    return x
+
+
+def draws(
+    length: int, draw: int, *, seed: int = 0, shard: int = 0, leaf: int = 0, step: int = 0
+) -> np.ndarray:
+    """16 bits for each element of a leaf."""
+    octets = np.arange(-(-length // 8), dtype=np.uint64)
+    counter = np.zeros((4, len(octets)), np.uint32)
+    counter[0], counter[1], counter[2] = octets, octets >> np.uint64(32), draw
+    words = threefry(counter, np.array([seed, shard, leaf, step], np.uint32))
+    return words.T.astype("<u4").reshape(-1).view("<u2")[:length].astype(np.uint32)
+
+
+def swapped_bytes(bits: np.ndarray) -> np.ndarray:
+    return (bits >> 8 | bits << 8) & 0xFFFF
+
+
+def nearest(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return x.astype(dtype)
+
+
+def _by_magnitude(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    bits = x.view(np.uint32)
+    return bits & 0x7FFFFFFF, (bits >> 16 & 0x8000).astype(np.uint16)
+
+
+def stochastic(x: np.ndarray, dtype: np.dtype, draw: np.ndarray) -> np.ndarray:
+    """The neighbour of a float32 that is nearer to zero, or the other one where the draw says so.
+
+    It is the other one as often as 2**16 draws allow. What is beyond the largest finite number is
+    rounded to the nearest.
+    """
+    magnitude, sign = _by_magnitude(x)
+    if dtype == BFLOAT16:
+        inner, fraction = magnitude >> 16, magnitude & 0xFFFF
+        largest = 0x7F7F
+        is_beyond = magnitude >= 0x7F7F0000
+    else:
+        absolute = magnitude.view(np.float32)
+        is_beyond = absolute >= np.float32(65504)
+        absolute = np.where(is_beyond, np.float32(0), absolute)
+        exponent = np.maximum(absolute.view(np.uint32) >> 23, 113).astype(np.int32) - 127
+        # In 2**-16 of the last place, of which a subnormal number has fractions yet.
+        scaled = np.ldexp(absolute, 26 - exponent)
+        with np.errstate(all="ignore"):
+            whole = np.where(scaled < 2**23, scaled + np.float32(0.5), scaled).astype(np.uint32)
+        inner = (whole >> 16) + ((exponent + 14).astype(np.uint32) << 10)
+        fraction, largest = whole & 0xFFFF, 0x7BFF
+    rounded = inner + ((fraction + draw) >> 16)
+    keeps = ~is_beyond & (rounded <= largest)
+    stored = (sign | rounded.astype(np.uint16)).view(dtype)
+    return np.where(keeps, stored.view(np.uint16), nearest(x, dtype).view(np.uint16)).view(dtype)
+
+
+def to_24_bits(x: np.ndarray, draw: np.ndarray | None = None) -> np.ndarray:
+    """A float32 whose last 8 bits are zero: the nearest, ties to even, or as the draw says."""
+    magnitude, _ = _by_magnitude(x)
+    bits = x.view(np.uint32)
+    last, rest = magnitude >> 8 & 1, magnitude & 0xFF
+    up = (
+        (rest > 128) | ((rest == 128) & (last == 1)) if draw is None else rest + (draw & 0xFF) > 255
+    )
+    rounded = (magnitude & ~np.uint32(0xFF)) + (up.astype(np.uint32) << 8)
+    if draw is not None:
+        rounded = np.where(rounded >= 0x7F800000, _by_magnitude(to_24_bits(x))[0], rounded).astype(
+            np.uint32
+        )
+    rounded = np.where(magnitude >= 0x7F800000, magnitude, rounded)
+    return (bits & 0x80000000 | rounded).view(np.float32)
+
+
+def split(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bfloat16 nearest to a float32, ties away from zero, and what is to be added behind it.
+
+    Args:
+        x: float32, of which all but the first ``16 + bits`` are zero.
+        bits: how many are added: 16 or 8.
+    """
+    magnitude, sign = _by_magnitude(x)
+    inner, rest = magnitude >> 16, magnitude & 0xFFFF
+    upper = inner + (rest >= 0x8000)
+    remainder = rest.astype(np.int32) - ((rest >= 0x8000).astype(np.int32) << 16)
+    is_nan = magnitude > 0x7F800000
+    params = np.where(is_nan, 0x7FC0, sign | upper.astype(np.uint16)).astype(np.uint16)
+    stored = (remainder >> (16 - bits)).astype(f"int{bits}").view(f"uint{bits}")
+    return params.view(BFLOAT16), np.where(is_nan, 0, stored).astype(f"uint{bits}")
+
+
+def joined(params: np.ndarray, remainder: np.ndarray) -> np.ndarray:
+    """The float32 of both. A zero with a negative remainder has been overwritten, and is zero."""
+    bits = 8 * remainder.dtype.itemsize
+    upper = params.view(np.uint16).astype(np.int64)
+    added = remainder.view(f"int{bits}").astype(np.int64) << (16 - bits)
+    together = (upper << 16) + np.where((upper & 0x7FFF == 0) & (added < 0), 0, added)
+    return together.astype(np.uint32).view(np.float32)
