@@ -4,6 +4,7 @@ A leaf's arrays may each be stored in a dtype of its own. Parameters narrower th
 master weights beside them, in which small changes add up that they themselves are too coarse for.
 """
 
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 Rounding: TypeAlias = Literal["nearest", "stochastic"]
@@ -26,6 +27,12 @@ def check_rounding(rounding: object) -> None:
     """Raises ``ValueError`` for what is no kind of rounding."""
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding is {rounding!r}; it must be one of {', '.join(ROUNDINGS)}")
+
+
+def check_seed(seed: object) -> None:
+    """Raises ``ValueError`` for a number of more than 32 bits. Arrays pass unseen."""
+    if isinstance(seed, Integral) and not 0 <= int(seed) < 1 << 32:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1")
 
 
 def check_master(master: object) -> None:

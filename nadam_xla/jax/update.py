@@ -16,6 +16,7 @@ from nadam_xla.jax.explicit_axes import stack, unsharded
 from nadam_xla.jax.manual_axes import varying_axes
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
+from nadam_xla.kinds import Kind
 from nadam_xla.storage import NARROW, Rounding, check_rounding
 from nadam_xla.streams import Streams
 
@@ -145,18 +146,23 @@ def update_trees(
 
 
 def update_leaves(
-    row: Coefficients,
-    dtype: str,
-    params: Sequence[jax.Array],
-    grads: Sequence[jax.Array],
-    mu: Sequence[jax.Array],
-    nu: Sequence[jax.Array],
-) -> tuple[Sequence[jax.Array], ...]:
-    """:func:`nadam_update` of real leaves of one compute dtype that the caller has checked."""
-    n = len(params)
-    table = _table(row, dtype, range(n), n)
-    updated = bind(table, *params, *grads, *mu, *nu, streams=Streams())
-    return updated[:n], updated[n : 2 * n], updated[2 * n :]
+    row: Coefficients, kind: Kind, leaves: Mapping[str, Sequence[jax.Array]]
+) -> list[list[jax.Array]]:
+    """:func:`nadam_update` of real leaves of one kind that the caller has checked.
+
+    Args:
+        row: scalars, or vectors with an entry for each leaf.
+        kind: of the leaves.
+        leaves: for each of the kind's streams an array of each leaf.
+
+    Returns:
+        The new values of each stream that is overwritten.
+    """
+    n = len(leaves["grads"])
+    table = _table(row, kind.dtype, range(n), n)
+    operands = [x for name in kind.streams.operands for x in leaves[name]]
+    updated = bind(table, *operands, streams=kind.streams)
+    return [updated[i : i + n] for i in range(0, len(updated), n)]
 
 
 class _Leaf(NamedTuple):

@@ -9,6 +9,8 @@ from typing import Any
 
 from keras import ops
 
+from nadam_xla.keras import masters
+
 
 def average(optimizer: Any, variables: Sequence[Any]) -> None:
     """Updates the averages of these variables."""
@@ -26,14 +28,14 @@ def overwrite_if_due(optimizer: Any, variables: Sequence[Any]) -> None:
     is_due = ops.equal((optimizer.iterations + 1) % optimizer.ema_overwrite_frequency, 0)
     for variable, moving in _averaged(optimizer, variables):
         values = ops.convert_to_tensor(moving), ops.convert_to_tensor(variable)
-        optimizer.assign(variable, ops.where(is_due, *values))
+        masters.overwrite(optimizer, variable, ops.where(is_due, *values))
 
 
 def overwrite(optimizer: Any, variables: Sequence[Any]) -> None:
     """The variables by the averages."""
     for variable, moving in _averaged(optimizer, variables):
         # A copy: JAX's next step cannot donate one buffer twice.
-        optimizer.assign(variable, ops.copy(moving))
+        masters.overwrite(optimizer, variable, ops.copy(moving))
 
 
 def _averaged(optimizer: Any, variables: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

@@ -54,6 +54,21 @@ def decay(decays: Sequence[bool], given: StepHyperparameters, dtype: str) -> Any
     return part if all(decays) else part * ops.cast(decays, dtype)
 
 
+def with_random_key(
+    row: Coefficients, leaves: Sequence[int], given: StepHyperparameters
+) -> Coefficients:
+    """The row with the key by which these leaves are rounded stochastically.
+
+    Args:
+        row: of the step.
+        leaves: their numbers among the optimizer's.
+        given: the hyperparameters of this step.
+    """
+    return conventions.with_random_key(
+        row, seed=given.seed, step=given.iterations + 1, leaf=np.asarray(leaves, np.float32)
+    )
+
+
 def momentum_product(before: Any, beta_1: Any, iterations: Any) -> Any:
     """The product up to this step's momentum, in the dtype of the one before (float32 if narrower).
 

@@ -9,8 +9,10 @@ import keras
 
 from nadam_xla.keras import backend_step
 from nadam_xla.keras.hooks import overridden
+from nadam_xla.keras.optimizer_state import master_of
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters, hyperparameters_of
+from nadam_xla.storage import NARROW
 
 
 def fused_hyperparameters(
@@ -46,11 +48,42 @@ def warn_once(reason: Reason) -> None:
         warnings.warn(f"{reason.text}. Training goes on by Keras's own update.", stacklevel=4)
 
 
-def refuse_bfloat16(variables: Sequence[Any]) -> None:
-    """Raises ``TypeError`` for variables that the parent's update would turn into NaN.
+def why_not_parents(optimizer: Any, variables: Sequence[Any]) -> str | None:
+    """Why the parent's own update must not take these variables; None where it may.
 
-    In bfloat16, ``1 - beta_2`` is zero.
+    It would leave master weights behind, or round otherwise than was chosen.
     """
+    for variable in variables:
+        name = getattr(variable, "path", variable.name)
+        if master_of(optimizer, variable) is not None:
+            return (
+                f"{optimizer.name} has master={optimizer.master!r}, and the variable {name} a"
+                " master, which the fused update alone keeps up with"
+            )
+        if optimizer.rounding == "stochastic" and _is_rounded(optimizer, variable):
+            return (
+                f'{optimizer.name} has rounding="stochastic", and what is stored of the variable'
+                f" {name} is rounded, which the fused update alone does stochastically"
+            )
+    return None
+
+
+def _is_rounded(optimizer: Any, variable: Any) -> bool:
+    index = optimizer._get_variable_index(variable)
+    stored = (variable, optimizer._momentums[index], optimizer._velocities[index])
+    return any(keras.backend.standardize_dtype(x.dtype) in NARROW for x in stored)
+
+
+def refuse_what_only_the_fused_update_can(optimizer: Any, variables: Sequence[Any]) -> None:
+    """For the parent's own update.
+
+    Raises:
+        NotImplementedError: it would not do what was chosen, see :func:`why_not_parents`.
+        TypeError: a variable is bfloat16, of which it would make NaN: ``1 - beta_2`` is zero there.
+    """
+    reason = why_not_parents(optimizer, variables)
+    if reason is not None:
+        raise NotImplementedError(f"{reason}; this is Keras's own update")
     for variable in variables:
         if keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
             raise TypeError(

@@ -1,23 +1,23 @@
 """The whole Keras step as one fused update, in terms that hold on every backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
-from keras.backend import standardize_dtype
 
-from nadam_xla.calls import by_compute_dtype
+from nadam_xla.coefficients import Coefficients
 from nadam_xla.keras import convention
 from nadam_xla.keras.gradient_factors import accumulated, chosen, factors_of
-from nadam_xla.keras.optimizer_state import State
+from nadam_xla.keras.optimizer_state import LeafFacts, State
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.kinds import Kind
 
 
 class Update(NamedTuple):
     """The fused functions of the backend's tensors."""
 
-    update_leaves: Callable[..., tuple[Sequence[Any], ...]]
-    """Of a row, a compute dtype, and the parameters, gradients and moments of leaves with it."""
+    update_leaves: Callable[[Coefficients, Kind, Mapping[str, Sequence[Any]]], list[list[Any]]]
+    """Of a row, a kind, and for each of its streams the tensors of leaves of this kind."""
 
     sum_squares: Callable[[Sequence[Any]], list[Any]]
 
@@ -26,7 +26,7 @@ def fused_step(
     update: Update,
     state: State,
     grads: Sequence[Any],
-    decays: Sequence[bool],
+    facts: LeafFacts,
     given: StepHyperparameters,
 ) -> State:
     """The new values of all that a step writes.
@@ -35,7 +35,7 @@ def fused_step(
         update: the backend's fused functions.
         state: the values before.
         grads: the gradients, one for each parameter.
-        decays: the parameters to which weight decay applies.
+        facts: what the step is told of each parameter.
         given: the hyperparameters of this step.
     """
     new_sums = None
@@ -44,23 +44,23 @@ def fused_step(
     factors = factors_of(update.sum_squares, grads, given)
     product = convention.momentum_product(state.u_product, given.beta_1, given.iterations)
 
-    leaves = (state.params, state.momentums, state.velocities)
-    new_leaves: list[list[Any]] = [[None] * len(state.params) for _ in leaves]
-    dtypes = [standardize_dtype(p.dtype) for p in state.params]
-    for dtype, indices in by_compute_dtype(dtypes).items():
+    leaves = {"grads": grads, **state.by_stream()}
+    new: dict[str, list[Any]] = {name: [None] * len(grads) for name in state.by_stream()}
+    for kind, indices in state.kinds(given.rounding).items():
+        dtype, streams = kind
         row = convention.row(product, given, dtype)._replace(
-            decay=convention.decay([decays[i] for i in indices], given, dtype),
+            decay=convention.decay([facts.decays[i] for i in indices], given, dtype),
             grad_scale=ops.convert_to_tensor(chosen(factors, indices), dtype),
             **({} if given.clipvalue is None else {"clip_value": given.clipvalue}),
             **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
         )
-        params, mu, nu = ([group[i] for i in indices] for group in leaves)
-        own_grads = [grads[i] for i in indices]
-        updated = update.update_leaves(row, dtype, params, own_grads, mu, nu)
-        for new_group, new_values in zip(new_leaves, updated, strict=True):
-            for i, new in zip(indices, new_values, strict=True):
-                new_group[i] = new
+        if streams.is_stochastic:
+            row = convention.with_random_key(row, [facts.numbers[i] for i in indices], given)
+        own = {name: [leaves[name][i] for i in indices] for name in streams.operands}
+        updated = update.update_leaves(row, kind, own)
+        for name, new_values in zip(streams.overwritten, updated, strict=True):
+            for i, value in zip(indices, new_values, strict=True):
+                new[name][i] = value
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, state.u_product)
-    params, momentums, velocities = new_leaves
-    return State(params, momentums, velocities, new_sums, product)
+    return State(new["params"], new["mu"], new["nu"], new["master"], new_sums, product)

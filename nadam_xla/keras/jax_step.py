@@ -11,7 +11,7 @@ from nadam_xla.jax import sum_squares, update_path
 from nadam_xla.jax.update import update_leaves
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.leaf_checks import check_leaves
-from nadam_xla.keras.optimizer_state import decays_of, state_of
+from nadam_xla.keras.optimizer_state import facts_of, state_of
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.native import why_no_kernel
@@ -51,8 +51,8 @@ def step(
     dense = [ops.convert_to_tensor(grad, sparse=False) for grad in grads]
     check_leaves(trainable_variables, dense)
     variables = state_of(optimizer, trainable_variables)
-    decays = decays_of(optimizer, trainable_variables)
+    facts = facts_of(optimizer, trainable_variables, trainable_variables)
     before = variables.map(ops.convert_to_tensor)
-    new = fused_step(Update(update_leaves, sum_squares), before, dense, decays, given)
+    new = fused_step(Update(update_leaves, sum_squares), before, dense, facts, given)
     for variable, value in zip(variables.all(), new.all(), strict=True):
         variable.assign(value)

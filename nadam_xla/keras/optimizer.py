@@ -5,17 +5,30 @@ from typing import Any
 import keras
 from keras import ops
 
-from nadam_xla.keras import backend_step
-from nadam_xla.keras.arguments import check_arguments
+from nadam_xla.keras import backend_step, masters
+from nadam_xla.keras.arguments import check_arguments, checked_dtype
 from nadam_xla.keras.averages import average, overwrite, overwrite_if_due
 from nadam_xla.keras.convention import momentum_product, momentum_product_after
 from nadam_xla.keras.copies import reduced, take_up_values
-from nadam_xla.keras.fallback import fused_hyperparameters, refuse_bfloat16, warn_once
+from nadam_xla.keras.fallback import (
+    fused_hyperparameters,
+    refuse_what_only_the_fused_update_can,
+    warn_once,
+    why_not_parents,
+)
 from nadam_xla.keras.hooks import replaced_methods
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.storage import MASTER_DTYPES, NARROW, Master, Rounding
 
-_NARROW = ("bfloat16", "float16")
+# The arguments that stock does not know, and their defaults.
+_STORAGE = {
+    "momentum_dtype": None,
+    "velocity_dtype": None,
+    "rounding": "nearest",
+    "seed": 0,
+    "master": None,
+}
 
 
 @keras.saving.register_keras_serializable(package="nadam_xla")
@@ -29,8 +42,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     gradients before they are summed. On other backends and devices, and under another strategy, it
     is the parent's own update.
 
-    The optimizer's variables of model variables narrower than float32 are kept in float32: in
-    bfloat16, where stock Keras turns the model into NaN at the first step, ``beta_2`` rounds to 1.
+    The optimizer's variables of model variables narrower than float32 are kept in float32, unless
+    other dtypes are given: in bfloat16, where stock Keras turns the model into NaN at the first
+    step, ``beta_2`` rounds to 1. It is computed in float32 in any case, and nothing is converted
+    outside of the one pass.
 
     Args:
         learning_rate: a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or a callable
@@ -56,15 +71,34 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         gradient_accumulation_steps: an int, 2 or more, or None. Only every so many steps the
             variables are updated, by the mean of the gradients since the last update.
         name: of the optimizer; None: ``"nadam"``.
+        momentum_dtype: the dtype in which the first moments are kept: ``"float32"``, ``"float64"``,
+            ``"bfloat16"`` or ``"float16"``; None: that of the variable, float32 where it is
+            narrower. This argument and those below are given by name; a configuration has those
+            that are not at their defaults, and stock does not know them.
+        velocity_dtype: the dtype in which the second moments are kept, likewise. Rounded to the
+            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
+            round stochastically.
+        rounding: how what is stored as bfloat16 or float16 is rounded: ``"nearest"``; or
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+        seed: of those chances, a whole number of 32 bits. They depend on it, on the number of the
+            step, counted from 1, and on the number of the variable among those that the optimizer
+            is built for; and on nothing else. On a mesh the parts of a variable have their own.
+        master: what is kept beside variables that are bfloat16 or float16, and updated with them,
+            so that changes add up that they are too coarse for; None: nothing. ``"float32"``: a
+            copy of full precision; ``"remainder"``: of bfloat16 variables the 16 bits that they
+            lack, as uint16, with which they are just that copy; ``"correction"``: the first 8 of
+            those bits, as uint8. They are the optimizer's variables, the last of them. Where others
+            than the optimizer have written to the model, call :meth:`refresh_masters`.
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
         TypeError: what should be a number is none, a string for instance.
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range; a dtype, rounding or master is unknown.
 
     A subclass may override what it may override in stock. Where that is a method that the fused
     step takes the place of, each step is the parent's own update, which calls it; so it is where
-    :attr:`fused` is False.
+    :attr:`fused` is False. That update keeps no masters and rounds to the nearest: where it would
+    have to do otherwise, it is refused.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
@@ -76,6 +110,12 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
     # Whether the parent, in its own update, has already put this step's momentum into the product.
     _product_has_this_step = False
+
+    # One for each variable that it was built for, or None; None where there are no master weights.
+    _masters: Any = None
+
+    # The dtype of a variable that is being added, where it is not that of its reference.
+    _dtype_of_added: str | None = None
 
     # What the variables of a copy are to be, from when it is made until it is built.
     _copied_values: Any = None
@@ -96,6 +136,12 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         loss_scale_factor: Any = None,
         gradient_accumulation_steps: Any = None,
         name: Any = None,
+        *,
+        momentum_dtype: Any = None,
+        velocity_dtype: Any = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
+        master: Master | None = None,
         **kwargs: Any,
     ) -> None:
         arguments = {
@@ -114,18 +160,30 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "name": name,
         }
-        check_arguments(arguments)
+        check_arguments({**arguments, "rounding": rounding, "seed": seed, "master": master})
+        dtypes = (
+            checked_dtype("momentum_dtype", momentum_dtype),
+            checked_dtype("velocity_dtype", velocity_dtype),
+        )
         super().__init__(**arguments, **kwargs)
+        self.momentum_dtype, self.velocity_dtype = dtypes
+        self.rounding, self.seed, self.master = rounding, int(seed), master
 
     def build(self, var_list: list[Any]) -> None:
         """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
 
+        Behind them stand the master weights, in the order of the model's variables, of those that
+        have one.
+
         Raises:
+            TypeError: a variable cannot have a master of the kind that was chosen.
             ValueError: this is a copy of an optimizer that was built for other variables.
         """
         if self.built:
             return
         super().build(var_list)
+        if self.master is not None:
+            self._masters = masters.add_masters(self, var_list)
         self._keeps_product = any(v is self._u_product for v in self.variables)
         if self._copied_values is not None:
             take_up_values(self)
@@ -138,7 +196,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """Sets an attribute; a variable that is set is tracked."""
         # The parent gives it the first variable's dtype. Once tracked it could not be replaced, for
         # tf.train.Checkpoint refuses a list of variables from which one was taken.
-        if name == "_u_product" and value.dtype in _NARROW:
+        if name == "_u_product" and value.dtype in NARROW:
             value = keras.Variable(1.0, dtype="float32", trainable=False)
         super().__setattr__(name, value)
 
@@ -152,9 +210,42 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         name: Any = None,
     ) -> Any:
         """Adds a variable to the optimizer, in float32 where a narrower float is asked for."""
-        if dtype is not None and keras.backend.standardize_dtype(dtype) in _NARROW:
+        if self._dtype_of_added is not None:
+            dtype = self._dtype_of_added
+        elif dtype is not None and keras.backend.standardize_dtype(dtype) in NARROW:
             dtype = "float32"
         return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> Any:
+        """Adds a variable to the optimizer, with the shape and the place of one of the model's.
+
+        It has its dtype, but float32 in the place of narrower floats, and moments those that were
+        chosen.
+        """
+        self._dtype_of_added = self._chosen_dtypes().get(name)
+        try:
+            return super().add_variable_from_reference(reference_variable, name, initializer)
+        finally:
+            self._dtype_of_added = None
+
+    def _chosen_dtypes(self) -> dict[str, str | None]:
+        """Of the optimizer's variables, by the names that they are added under."""
+        return {
+            "momentum": self.momentum_dtype,
+            "velocity": self.velocity_dtype,
+            "master": None if self.master is None else MASTER_DTYPES[self.master],
+        }
+
+    def refresh_masters(self) -> None:
+        """Makes the master weights those of the model's variables as they stand now.
+
+        To be called where others than the optimizer have written to variables that have masters,
+        for the next step begins at the masters: with ``master="float32"`` it would undo that.
+        """
+        if self._masters is not None:
+            masters.renew(self._trainable_variables, self._masters)
 
     @property
     def beta_1(self) -> Any:
@@ -178,9 +269,17 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         self._beta_2 = value
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this optimizer again; callables by Keras's serialization."""
+        """The arguments that make this optimizer again; callables by Keras's serialization.
+
+        Those that stock does not know are there where they are not at their defaults.
+        """
         betas = {"beta_1": _config_of(self._beta_1), "beta_2": _config_of(self._beta_2)}
-        return {**super().get_config(), **betas}
+        chosen = {
+            name: getattr(self, name)
+            for name, default in _STORAGE.items()
+            if getattr(self, name) != default
+        }
+        return {**super().get_config(), **betas, **chosen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Nadam":
@@ -208,6 +307,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 number.
             ValueError: there are more gradients than variables or fewer; one has a wrong shape; a
                 variable is unknown; every gradient is None.
+            NotImplementedError: a fused step cannot run here, and the parent's own update would
+                not keep up with the master weights, or would round otherwise than was chosen.
         """
         grads = list(grads)
         if not grads:  # as the parent: nothing is trainable, and no step is made
@@ -231,7 +332,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                     overwrite_if_due(self, self._trainable_variables)
                 for variable in variables:
                     if variable.constraint is not None:
-                        variable.assign(variable.constraint(variable))
+                        masters.overwrite(self, variable, variable.constraint(variable))
         # A step whose batch is missing, at the end of the data, breaks off and must not count.
         with backend_step.after(grads):
             self._iterations.assign_add(1)
@@ -249,6 +350,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         ]
         given = fused_hyperparameters(self, updated, METHODS)
         if isinstance(given, Reason):
+            refused = why_not_parents(self, updated)
+            if refused is not None:
+                raise NotImplementedError(f"{refused}; {given.text}")
             warn_once(given)
             return None
         return given
@@ -293,8 +397,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Raises:
             TypeError: the variable is bfloat16.
+            NotImplementedError: the variable has a master, or is to be rounded stochastically.
         """
-        refuse_bfloat16([variable])
+        refuse_what_only_the_fused_update_can(self, [variable])
         if self._product_has_this_step:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -306,7 +411,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        refuse_bfloat16(trainable_variables)
+        refuse_what_only_the_fused_update_can(self, trainable_variables)
         self._product_has_this_step = True
         try:
             super()._backend_update_step(grads, trainable_variables, learning_rate)

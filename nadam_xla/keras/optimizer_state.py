@@ -1,10 +1,14 @@
 """The variables of a Keras optimizer that a step reads and writes.
 
-It reads the attributes in which ``keras.optimizers.Nadam`` keeps them.
+It reads the attributes in which ``keras.optimizers.Nadam`` keeps them, and ours the masters.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from keras.backend import standardize_dtype
+
+from nadam_xla.kinds import ROUNDED, Kind, by_kind
 
 
 class State(NamedTuple):
@@ -16,6 +20,7 @@ class State(NamedTuple):
     params: Sequence[Any]
     momentums: Sequence[Any]
     velocities: Sequence[Any]
+    masters: Sequence[Any | None]
     accumulated_gradients: Sequence[Any] | None
     u_product: Any
 
@@ -26,14 +31,42 @@ class State(NamedTuple):
             params=[function(x) for x in self.params],
             momentums=[function(x) for x in self.momentums],
             velocities=[function(x) for x in self.velocities],
+            masters=[None if x is None else function(x) for x in self.masters],
             accumulated_gradients=None if sums is None else [function(x) for x in sums],
             u_product=function(self.u_product),
         )
 
     def all(self) -> list[Any]:
         """All of them, in the order of the fields."""
+        masters = (x for x in self.masters if x is not None)
         sums = self.accumulated_gradients or ()
-        return [*self.params, *self.momentums, *self.velocities, *sums, self.u_product]
+        return [
+            *self.params,
+            *self.momentums,
+            *self.velocities,
+            *masters,
+            *sums,
+            self.u_product,
+        ]
+
+    def by_stream(self) -> dict[str, Sequence[Any]]:
+        """What there is of each leaf, by the names under which it travels in a call."""
+        return {
+            "params": self.params,
+            "mu": self.momentums,
+            "nu": self.velocities,
+            "master": self.masters,
+        }
+
+    def kinds(self, rounding: str) -> dict[Kind, list[int]]:
+        """The leaves, by their numbers, that a step updates together.
+
+        Args:
+            rounding: the optimizer's.
+        """
+        leaves = self.by_stream()
+        dtypes = {name: [standardize_dtype(x.dtype) for x in leaves[name]] for name in ROUNDED}
+        return by_kind(dtypes, [master is not None for master in self.masters], rounding)
 
 
 def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
@@ -44,11 +77,44 @@ def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
         velocities=[optimizer._velocities[i] for i in indices],
+        masters=[master_of(optimizer, v) for v in trainable_variables],
         accumulated_gradients=(
             [optimizer._accumulated_gradients[i] for i in indices] if accumulates else None
         ),
         u_product=optimizer._u_product,
     )
+
+
+def master_of(optimizer: Any, variable: Any) -> Any | None:
+    """The master weights of a variable of the model; None where it has none."""
+    if optimizer._masters is None:
+        return None
+    return optimizer._masters[optimizer._get_variable_index(variable)]
+
+
+class LeafFacts(NamedTuple):
+    """What a step is told of each leaf beside its values."""
+
+    decays: tuple[bool, ...]
+    """Whether weight decay applies to it."""
+
+    numbers: tuple[int, ...]
+    """Its number among the optimizer's, by which stochastic rounding tells leaves apart. Where
+    rounding is another, there are none."""
+
+
+def facts_of(optimizer: Any, trainable_variables: Sequence[Any], asked: Sequence[Any]) -> LeafFacts:
+    """What a step of these variables is told of them.
+
+    Args:
+        optimizer: ours.
+        trainable_variables: as the optimizer was built with them.
+        asked: the same, as stock asks of them whether they decay.
+    """
+    is_stochastic = optimizer.rounding == "stochastic"
+    chosen = trainable_variables if is_stochastic else ()
+    numbers = tuple(optimizer._get_variable_index(v) for v in chosen)
+    return LeafFacts(decays_of(optimizer, asked), numbers)
 
 
 def decays_of(optimizer: Any, trainable_variables: Sequence[Any]) -> tuple[bool, ...]:

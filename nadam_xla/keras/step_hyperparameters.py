@@ -11,7 +11,10 @@ _OPTIONAL = ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "loss_s
 
 
 class StepHyperparameters(NamedTuple):
-    """Scalars: Python's and numpy's numbers, and tensors; None for what is switched off."""
+    """Scalars: Python's and numpy's numbers, and tensors; None for what is switched off.
+
+    But for ``rounding``, a word.
+    """
 
     iterations: Any  # the number of the updates made before
     learning_rate: Any
@@ -25,6 +28,8 @@ class StepHyperparameters(NamedTuple):
     loss_scale: Any
     accumulation_steps: int | None
     is_update_step: Any  # whether this step ends an accumulation
+    rounding: str
+    seed: Any  # of stochastic rounding
     from_python: frozenset[str] = frozenset()
     """The names of those that were Python's numbers, and are float64 tensors now."""
 
@@ -64,7 +69,7 @@ def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> StepH
     """The optimizer's hyperparameters.
 
     Args:
-        optimizer: a ``keras.optimizers.Nadam``.
+        optimizer: ours.
         to_tensor: reads a variable; Keras's own leaves TensorFlow's variables as they are.
 
     Raises:
@@ -92,6 +97,8 @@ def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> StepH
         loss_scale=given("loss_scale_factor"),
         accumulation_steps=steps,
         is_update_step=ops.equal((optimizer._iterations + 1) % steps, 0) if steps else None,
+        rounding=optimizer.rounding,
+        seed=optimizer.seed if optimizer.rounding == "stochastic" else None,
     )
 
 

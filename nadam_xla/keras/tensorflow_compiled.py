@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from nadam_xla.calls import by_compute_dtype
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.gradient_factors import clipped_gradients
-from nadam_xla.keras.optimizer_state import State
+from nadam_xla.keras.optimizer_state import LeafFacts, State
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.kinds import Kind
 from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import sum_squares
 from nadam_xla.tensorflow.early_calls import planned_calls
@@ -25,8 +25,11 @@ from nadam_xla.tensorflow.update import update_leaves
 # What stock casts to the dtype of a variable. With all others it computes as they are.
 _CAST_BY_STOCK = ("iterations", "learning_rate", "beta_1", "beta_2", "weight_decay")
 
-Plans = tuple[tuple[str, tuple[PlannedCall, ...]], ...]
-"""For each compute dtype the calls of its leaves."""
+Plans = tuple[tuple[Kind, tuple[PlannedCall, ...]], ...]
+"""For each kind of leaves their calls."""
+
+# Of StepHyperparameters, what is no scalar.
+_NO_SCALARS = ("accumulation_steps", "rounding", "from_python")
 
 
 class Leaves:
@@ -34,16 +37,15 @@ class Leaves:
 
     def __init__(self, variables: State) -> None:
         groups = [group or () for group in variables[:-1]]
-        self.params = variables.params
-        self.u_product = variables.u_product
-        self.handles = [[v.handle for v in group] for group in groups]
+        self.variables = variables
+        self.handles = [[v.handle for v in group if v is not None] for group in groups]
         self.device = place(variables.params[0].device)
         self.likeness = (
             tuple(tuple(v.shape) for v in variables.params),
-            tuple(tuple(v.dtype for v in group) for group in groups),
+            tuple(tuple(None if v is None else v.dtype for v in group) for group in groups),
             variables.u_product.dtype,
         )
-        """What a compiled function depends on: shapes and dtypes."""
+        """What a compiled function depends on: shapes and dtypes, None of what is not there."""
 
 
 def dense(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
@@ -56,31 +58,31 @@ def dense(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
 
 
 def update(
-    leaves: Leaves, grads: Sequence[Any], decays: tuple[bool, ...], given: StepHyperparameters
+    leaves: Leaves, grads: Sequence[Any], facts: LeafFacts, given: StepHyperparameters
 ) -> None:
     """The fused step, in place whatever the caller is.
 
     Args:
         leaves: the variables.
         grads: a dense gradient for each parameter.
-        decays: the parameters to which weight decay applies.
+        facts: what the step is told of each parameter.
         given: the hyperparameters of this step.
     """
     scalars = _Scalars.of(given)
     dtypes = tuple(grad.dtype for grad in grads)
     context = current_context()
-    plans = _plans(leaves, grads)
-    compiled = _compiled_update(context, leaves.likeness, dtypes, decays, scalars.kinds, plans)
+    plans = _plans(leaves.variables, grads, given.rounding)
+    compiled = _compiled_update(context, leaves.likeness, dtypes, facts, scalars.kinds, plans)
     with tf.device(leaves.device):
         product = compiled(
             leaves.handles,
             list(grads),
-            tf.convert_to_tensor(leaves.u_product),
+            tf.convert_to_tensor(leaves.variables.u_product),
             tf.constant(scalars.numbers, tf.float64),
             scalars.tensors,
         )
     # Alone of the variables it may be on another device: it belongs to no parameter.
-    leaves.u_product.assign(product)
+    leaves.variables.u_product.assign(product)
 
 
 def clipped(grads: Sequence[Any], given: StepHyperparameters) -> list[Any]:
@@ -96,7 +98,7 @@ class _Scalars(NamedTuple):
     """StepHyperparameters taken apart."""
 
     kinds: StepHyperparameters
-    """Of each: None; ``float``, of Python's numbers; the dtype, of tensors; the count of steps."""
+    """Of each: None; ``float``, of Python's numbers; the dtype, of tensors; itself, of others."""
 
     numbers: list[float]
     tensors: list[Any]
@@ -106,7 +108,7 @@ class _Scalars(NamedTuple):
         kinds: dict[str, Any] = {}
         numbers, tensors = [], []
         for name, value in given._asdict().items():
-            if value is None or name in ("accumulation_steps", "from_python"):
+            if value is None or name in _NO_SCALARS:
                 kinds[name] = value
             elif type(value) in (int, float, bool):
                 kinds[name] = float
@@ -138,20 +140,22 @@ class _Scalars(NamedTuple):
         return numbers, [tf.TensorSpec([], kind) for kind in kinds if isinstance(kind, tf.DType)]
 
 
-def _plans(leaves: Leaves, grads: Sequence[Any]) -> Plans:
-    """Of the leaves of each compute dtype, where the caller is a graph that makes the gradients.
+def _plans(variables: State, grads: Sequence[Any], rounding: str) -> Plans:
+    """Of the leaves of each kind, where the caller is a graph that makes the gradients.
 
     The compiled function sees gradients as arguments, which have no order.
     """
     if tf.executing_eagerly():  # at every step, and no gradient has an order
         return ()
     plans = []
-    params, mu, nu, _ = leaves.handles
-    for dtype, indices in by_compute_dtype([p.dtype.name for p in leaves.params]).items():
-        overwritten = [[group[i] for i in indices] for group in (params, mu, nu)]
+    leaves = variables.by_stream()
+    for kind, indices in variables.kinds(rounding).items():
+        overwritten = [
+            [leaves[name][i].handle for i in indices] for name in kind.streams.overwritten
+        ]
         planned = planned_calls([grads[i] for i in indices], overwritten)
         if planned is not None:
-            plans.append((dtype, planned))
+            plans.append((kind, planned))
     return tuple(plans)
 
 
@@ -160,35 +164,38 @@ def _compiled_update(
     _context: Any,
     likeness: tuple[Any, ...],
     grad_dtypes: tuple[Any, ...],
-    decays: tuple[bool, ...],
+    facts: LeafFacts,
     kinds: StepHyperparameters,
     plans: Plans,
 ) -> Any:
     shapes, dtypes, product_dtype = likeness
     planned = dict(plans)
 
-    def update_as_planned(row: Any, dtype: str, *leaves: list[Any]) -> Any:
-        return update_leaves(row, dtype, *leaves, planned=planned.get(dtype))
+    def update_as_planned(row: Any, kind: Kind, leaves: Any) -> list[list[Any]]:
+        return update_leaves(row, kind, leaves, planned=planned.get(kind))
 
     @tf.function(jit_compile=True, autograph=False)
     def nadam_step(
         handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
     ) -> Any:
-        params, mu, nu, sums = (
-            [_read(*leaf) for leaf in zip(group, group_dtypes, shapes, strict=False)]
-            for group, group_dtypes in zip(handles, dtypes, strict=True)
+        params, momentums, velocities, masters, sums = (
+            _read(*group, shapes) for group in zip(handles, dtypes, strict=True)
         )
-        before = State(params, mu, nu, sums or None, product)
+        before = State(params, momentums, velocities, masters, sums or None, product)
         given = _Scalars(kinds, numbers, tensors).put_together()
-        after = fused_step(Update(update_as_planned, sum_squares), before, grads, decays, given)
+        after = fused_step(Update(update_as_planned, sum_squares), before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):
-            for handle, value in zip(group, values or (), strict=True):
+            written = (value for value in values or () if value is not None)
+            for handle, value in zip(group, written, strict=True):
                 tf.raw_ops.AssignVariableOp(resource=handle, value=value)
         return tf.stop_gradient(after.u_product)
 
     return _traced(
         nadam_step,
-        [[tf.TensorSpec([], tf.resource) for _ in group] for group in dtypes],
+        [
+            [tf.TensorSpec([], tf.resource) for dtype in group if dtype is not None]
+            for group in dtypes
+        ],
         [tf.TensorSpec(*spec) for spec in zip(shapes, grad_dtypes, strict=True)],
         tf.TensorSpec([], product_dtype),
         *_Scalars.specs(kinds),
@@ -213,5 +220,16 @@ def _traced(function: Any, *specs: Any) -> Any:
         return function.get_concrete_function(*specs)
 
 
-def _read(handle: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
-    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), shape)
+def _read(
+    handles: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple[int, ...]]
+) -> list[Any]:
+    """The values of a group of variables; None where there is none of this dtype."""
+    there = iter(handles)
+    return [
+        None if dtype is None else tf.ensure_shape(_read_variable(next(there), dtype), shape)
+        for dtype, shape in zip(dtypes, shapes, strict=False)
+    ]
+
+
+def _read_variable(handle: Any, dtype: Any) -> Any:
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)

@@ -70,6 +70,7 @@ def _built(optimizer: Any) -> tuple[Any, ...]:
     return (
         optimizer._momentums,
         optimizer._velocities,
+        optimizer._masters,
         optimizer._u_product,
         optimizer._accumulated_gradients if accumulates else None,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.keras.optimizer_state import State, decays_of
+from nadam_xla.keras.optimizer_state import LeafFacts, State, facts_of
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import Leaves, clipped, dense, update
 
@@ -18,7 +18,11 @@ STRATEGIES = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredS
 
 
 def step(
-    optimizer: Any, variables: State, grads: Sequence[Any], given: StepHyperparameters
+    optimizer: Any,
+    trainable_variables: Sequence[Any],
+    variables: State,
+    grads: Sequence[Any],
+    given: StepHyperparameters,
 ) -> None:
     """Updates the variables of all replicas, in place.
 
@@ -37,14 +41,14 @@ def step(
     # Stock asks this of a replica's own variables, and remembers the first one's answer.
     strategy = optimizer._distribution_strategy
     first = [strategy.experimental_local_results(v)[0] for v in variables.params]
-    decays = decays_of(optimizer, first)
+    facts = facts_of(optimizer, trainable_variables, first)
     in_run = tf.distribute.has_strategy()
 
     def update_all(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if in_run:
             pairs = list(zip(grads, variables.params, strict=True))
             grads = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
-        _update_replicas(strategy, variables, grads, decays, given)
+        _update_replicas(strategy, variables, grads, facts, given)
 
     def update_if_due(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if given.is_update_step is None:
@@ -89,7 +93,7 @@ def _update_replicas(
     strategy: Any,
     variables: State,
     sums: Sequence[Any],
-    decays: tuple[bool, ...],
+    facts: LeafFacts,
     given: StepHyperparameters,
 ) -> None:
     for own, own_sums, own_given in strategy.experimental_local_results((variables, sums, given)):
@@ -97,7 +101,7 @@ def _update_replicas(
         update(
             leaves,
             dense(own_sums, own.params),
-            decays,
+            facts,
             own_given._replace(is_update_step=None),
         )
         with tf.device(leaves.device):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from nadam_xla.keras import tensorflow_replicas
 from nadam_xla.keras.leaf_checks import check_leaves
-from nadam_xla.keras.optimizer_state import decays_of
+from nadam_xla.keras.optimizer_state import facts_of
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import dense, update
@@ -62,10 +62,11 @@ def step(
     check_leaves(trainable_variables, grads)
     known = step_of(optimizer, trainable_variables)
     if isinstance(optimizer._distribution_strategy, tensorflow_replicas.STRATEGIES):
-        tensorflow_replicas.step(optimizer, known.variables, grads, given)
+        tensorflow_replicas.step(optimizer, known.given, known.variables, grads, given)
         return
-    params = known.leaves.params
-    update(known.leaves, dense(grads, params), decays_of(optimizer, params), given)
+    params = known.variables.params
+    facts = facts_of(optimizer, trainable_variables, params)
+    update(known.leaves, dense(grads, params), facts, given)
 
 
 def _of_known_rank(grad: Any, variable: Any) -> Any:

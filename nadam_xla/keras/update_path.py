@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nadam_xla.keras import backend_step
-from nadam_xla.keras.fallback import fused_hyperparameters
+from nadam_xla.keras.fallback import fused_hyperparameters, why_not_parents
 from nadam_xla.keras.optimizer import METHODS, Nadam
 from nadam_xla.keras.reason import Reason
 from nadam_xla.update_path import UpdatePath
@@ -26,7 +26,8 @@ def update_path(optimizer: Any, trainable_variables: Sequence[Any] | None = None
 
     Returns:
         ``"kernel"``; ``"stock"`` and the reason, for the parent's own update; ``"stablehlo"`` and
-        the reason where Keras runs on JAX, and JAX on what can run no kernel.
+        the reason where Keras runs on JAX, and JAX on what can run no kernel; ``"none"`` and the
+        reason, where only the parent's own update could run, and would not do what was chosen.
 
     Raises:
         TypeError: the optimizer is another; one of its hyperparameters is no number.
@@ -38,6 +39,9 @@ def update_path(optimizer: Any, trainable_variables: Sequence[Any] | None = None
     variables = _variables(optimizer, trainable_variables)
     found = fused_hyperparameters(optimizer, variables, METHODS)
     if isinstance(found, Reason):
+        refused = why_not_parents(optimizer, variables)
+        if refused is not None:
+            return UpdatePath("none", f"{refused}; {found.text}")
         return UpdatePath("stock", found.text)
     return backend_step.path_of_fused_step()
 

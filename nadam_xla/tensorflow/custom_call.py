@@ -25,6 +25,7 @@ _ELEMENTS = {
     "float32": "f32",
     "float64": "f64",
     "uint8": "ui8",
+    "uint16": "ui16",
 }
 
 
@@ -40,7 +41,7 @@ def custom_call(
 
     Args:
         target: under which the handler is registered with TensorFlow's XLA.
-        operands: tensors of static shape and a floating dtype.
+        operands: tensors of static shape, and of a dtype that is floating or of master weights.
         results: the shape and the dtype of each.
         aliases: for each operand whose memory a result may take, that result.
         attributes: the handler's.

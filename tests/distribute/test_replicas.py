@@ -269,6 +269,49 @@ def test_bfloat16_variables_train(
         assert np.isfinite(a).all()
 
 
+NARROW = {
+    "stochastic": {"momentum_dtype": "bfloat16", "rounding": "stochastic", "seed": 7},
+    "float32": {"master": "float32"},
+    "remainder": {"master": "remainder"},
+    "correction": {"master": "correction", "rounding": "stochastic"},
+}
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["function", "eager"])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"use_ema": True, "ema_overwrite_frequency": 2}], ids=["plain", "averages"]
+)
+@pytest.mark.parametrize("choice", NARROW)
+def test_replicas_are_stored_alike_and_as_on_one_device(
+    choice: str, arguments: dict[str, Any], graph: bool, mirrored: tf.distribute.Strategy
+) -> None:
+    """Each rounds by the same random numbers, and keeps masters of its own."""
+
+    def train(strategy: tf.distribute.Strategy, share: float) -> tuple[list[bytes], list[Any]]:
+        with strategy.scope():
+            variables = [keras.Variable(np.ones(5 + i), dtype="bfloat16") for i in range(2)]
+            variables[0].constraint = keras.constraints.NonNeg()
+            optimizer = Nadam(0.1, **NARROW[choice], **arguments)
+            optimizer.build(variables)
+
+        def step(grads: list[Any]) -> None:
+            strategy.run(lambda: optimizer.apply(grads, variables))
+
+        run = tf.function(step) if graph else step
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            run([tf.cast(rng.normal(size=v.shape), "bfloat16") * share for v in variables])
+        held = [*variables, *optimizer.variables]
+        return [np.asarray(v.numpy()).tobytes() for v in held], held
+
+    replicas, held = train(mirrored, 0.5)
+    one_device, _ = train(tf.distribute.get_strategy(), 1.0)
+    assert replicas == one_device
+    for variable in held:
+        first, second = (np.asarray(x.numpy()).tobytes() for x in components(variable))
+        assert first == second, variable.path
+
+
 # ---- one fused call for each replica, in place ---------------------------------------------------
 
 

@@ -271,13 +271,24 @@ def test_constraints_hold_after_each_step() -> None:
     assert (ours[0] >= 0).all()
 
 
-def test_the_signature_is_that_of_stock() -> None:
+def test_the_signature_is_that_of_stock_and_keywords_behind_it() -> None:
     def defaults(function: Callable[..., Any]) -> dict[str, Any]:
         return {name: p.default for name, p in inspect.signature(function).parameters.items()}
 
     stock = defaults(keras.optimizers.Nadam.__init__)
     assert stock["name"] in (None, "nadam")  # the latter in older versions, to the same effect
-    assert defaults(Nadam.__init__) == {**stock, "name": None}
+    parameters = inspect.signature(Nadam.__init__).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert own == {
+        "momentum_dtype": None,
+        "velocity_dtype": None,
+        "rounding": "nearest",
+        "seed": 0,
+        "master": None,
+    }
+    ours = defaults(Nadam.__init__)
+    assert ours == {**stock, "name": None, **own}
+    assert [name for name in ours if name not in own] == list(stock)
 
 
 def test_variables_and_config_are_those_of_stock() -> None:

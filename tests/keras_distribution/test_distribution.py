@@ -134,6 +134,36 @@ def test_variables_in_bfloat16_train_with_whole_moments_in_their_layout() -> Non
         assert moment.sharding.spec == P("model", None)
 
 
+NARROW = {
+    "stochastic": {"momentum_dtype": "bfloat16", "rounding": "stochastic"},
+    "remainder": {"master": "remainder"},
+    "float32": {"master": "float32", "use_ema": True, "ema_overwrite_frequency": 5},
+}
+
+
+@pytest.mark.parametrize("choice", NARROW)
+@pytest.mark.usefixtures("distribution")
+def test_masters_and_narrow_moments_lie_as_their_variables_and_copies_agree(choice: str) -> None:
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = compiled(embedding(), Nadam(1e-2, **NARROW[choice]))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    losses = fit(model, data=batches_of_words)
+    assert losses[-1] < losses[0]
+    optimizer, variables = model.optimizer, model.trainable_variables
+    groups = [optimizer._momentums, optimizer._velocities]
+    if optimizer.master is not None:
+        groups.append(optimizer._masters)
+    for group in groups:
+        assert layouts(group) == layouts(variables)
+    for variable in [*variables, *(v for group in groups for v in group)]:
+        copies: dict[str, set[bytes]] = {}
+        for shard in variable.value.addressable_shards:
+            copies.setdefault(str(shard.index), set()).add(np.asarray(shard.data).tobytes())
+        assert all(len(held) == 1 for held in copies.values()), variable.path
+
+
 @pytest.mark.parametrize("makes", [(Nadam, Stock), (Stock, Nadam)], ids=["to stock", "to ours"])
 def test_files_go_from_many_devices_to_one(tmp_path: Path, makes: tuple[Make, Make]) -> None:
     saved_by, loaded_by = makes
