@@ -12,6 +12,7 @@ from nadam_xla.jax.conversion import (
     state_to_optax,
     state_to_torch,
 )
+from nadam_xla.jax.full_params import full_params, narrow_params
 from nadam_xla.jax.fusion import UpdateReport, explain_updates, fuse_updates
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
 from nadam_xla.jax.state import NadamState
@@ -26,10 +27,12 @@ __all__ = [
     "UpdateReport",
     "chain",
     "explain_updates",
+    "full_params",
     "fuse_updates",
     "nadam",
     "nadam_update",
     "nadamw",
+    "narrow_params",
     "scale_by_nadam",
     "state_from_keras",
     "state_from_optax",
