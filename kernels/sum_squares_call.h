@@ -4,12 +4,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/storage.h"
+
 namespace nadam_xla {
 
+// A sum is a number of T. A leaf is stored so too, or it is narrower and the sums are float32.
 template <typename T>
 struct SumSquaresCall {
   struct Leaf {
-    const T* data;
+    const void* data;
+    Storage stored;
     std::int64_t length;  // the elements of one batch entry
   };
 

@@ -23,13 +23,14 @@ namespace {
 void update() {
   constexpr Storage kF32 = Storage::kF32;
   const Leaf leaf{{}, {}, {kF32, kF32, kF32, kF32, kF32}, kF32, 1};
-  const UpdateCall<float> call{
-      nullptr, {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams, {leaf}};
+  const UpdateCall<float> call{nullptr, {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams,
+                               {leaf}};
   cuda::update(call, nullptr);
 }
 
 void sum_squares() {
-  cuda::sum_squares(SumSquaresCall<float>{1, {{nullptr, 1}}, nullptr}, {nullptr, 100}, nullptr);
+  const SumSquaresCall<float> call{1, {{nullptr, Storage::kF32, 1}}, nullptr};
+  cuda::sum_squares(call, {nullptr, 100}, nullptr);
 }
 
 // The version of the FFI that a handler was compiled for, and its traits.

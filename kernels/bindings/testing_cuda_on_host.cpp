@@ -128,7 +128,8 @@ Leaf leaf_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int
       leaf.length = static_cast<std::int64_t>(bytes.size()) / size_of(leaf.stored[i]) / batch;
     }
   }
-  for (int i = 0; i < kResults; ++i) leaf.out[i] = out.at(i < streams.results() ? i : 0).first.data();
+  for (int i = 0; i < kResults; ++i)
+    leaf.out[i] = out.at(i < streams.results() ? i : 0).first.data();
   leaf.stored_first = storage_of(out.at(0).second);
   return leaf;
 }
@@ -161,7 +162,8 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                    const bool returns_change, const std::vector<ArraysOfLeaf>& leaves,
                    const std::int64_t streams, const bool stochastic,
                    const std::optional<std::int32_t> index) {
-  const auto columns = static_cast<int>(static_cast<std::int64_t>(coefficients.size()) / (batch * rows));
+  const auto columns =
+      static_cast<int>(static_cast<std::int64_t>(coefficients.size()) / (batch * rows));
   UpdateCall<T> call{coefficients.data(),
                      {RowLayout::kV2, columns},
                      batch,
@@ -183,15 +185,18 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                                            : run_returning<cuda::StoredLeaf>(call);
 }
 
-// The sums of squares as a GPU forms them, but for the order in which a warp adds its lanes'.
+// The sums of squares, of T, as a GPU forms them, but for the order in which a warp adds its
+// lanes'.
 template <typename T>
-std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64_t batch,
+std::vector<T> sum_squares(const std::vector<StoredArray>& leaves, const std::int64_t batch,
                            const std::int64_t parts) {
   constexpr std::size_t kCapacity = cuda::kSumSquaresCapacity<T, cuda::kSmallParameters>;
   std::vector<T> sums(leaves.size() * batch);
   SumSquaresCall<T> call{batch, {}, sums.data()};
-  for (const Array<T>& leaf : leaves) {
-    call.leaves.push_back({leaf.data(), static_cast<std::int64_t>(leaf.size()) / batch});
+  for (const auto& [bytes, dtype] : leaves) {
+    const Storage stored = storage_of(dtype);
+    const std::int64_t length = static_cast<std::int64_t>(bytes.size()) / size_of(stored) / batch;
+    call.leaves.push_back({bytes.data(), stored, length});
   }
   std::vector<double> workspace(parts);
   double* at = workspace.data();
@@ -217,13 +222,11 @@ std::vector<T> sum_squares(const std::vector<Array<T>>& leaves, const std::int64
 }
 
 template <typename T>
-void define_of_type(nb::module_& m) {
+void define_of_type(nb::module_& m, const char* const sum_squares_name) {
   m.def("update_as_on_gpu", &update<T>, nb::arg("coefficients"), nb::arg("batch"), nb::arg("rows"),
-        nb::arg("returns_change"), nb::arg("leaves"),
-        nb::arg("streams") = std::int64_t{0b1111}, nb::arg("stochastic") = false,
-        nb::arg("index") = nb::none());
-  m.def("sum_squares_as_on_gpu", &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"),
-        nb::arg("parts"));
+        nb::arg("returns_change"), nb::arg("leaves"), nb::arg("streams") = std::int64_t{0b1111},
+        nb::arg("stochastic") = false, nb::arg("index") = nb::none());
+  m.def(sum_squares_name, &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"), nb::arg("parts"));
 }
 
 }  // namespace
@@ -233,8 +236,8 @@ void define_cuda_on_host(nb::module_& m) {
         nb::arg("capacity"));
   m.def("tiles_of_launches", &tiles_of_launches, nb::arg("lengths"), nb::arg("batch"),
         nb::arg("tile_length"), nb::arg("capacity"));
-  define_of_type<float>(m);
-  define_of_type<double>(m);
+  define_of_type<float>(m, "sum_squares_as_on_gpu_f32");
+  define_of_type<double>(m, "sum_squares_as_on_gpu_f64");
 }
 
 }  // namespace nadam_xla

@@ -25,7 +25,7 @@ template <typename T>
 using UpdateLoop = void (*)(const UpdateStretch<T>& stretch);
 
 template <typename T>
-using SumSquaresLoop = double (*)(const T* x, std::int64_t length);
+using SumSquaresLoop = double (*)(const void* x, Storage stored, std::int64_t length);
 
 // What one build of loops.cpp offers.
 struct InstructionSet {

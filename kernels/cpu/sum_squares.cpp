@@ -32,9 +32,11 @@ void sum_squares(const SumSquaresCall<T>& call, const Pool& pool) {
   const auto run = [&](const std::int64_t chunk) {
     plan.for_each_stretch(
         chunk, [&](std::int64_t leaf, std::int64_t entry, std::int64_t begin, std::int64_t length) {
-          const auto& [data, entry_length] = call.leaves[leaf];
+          const auto& [data, stored, entry_length] = call.leaves[leaf];
+          const std::int64_t before = (entry * entry_length + begin) * size_of(stored);
           const std::size_t place = chunk + leaf * call.batch + entry;
-          parts[place] = {entry * leaves + leaf, loop(data + entry * entry_length + begin, length)};
+          const void* const x = static_cast<const char*>(data) + before;
+          parts[place] = {entry * leaves + leaf, loop(x, stored, length)};
         });
   };
   run_chunks(plan.count(), run, pool);

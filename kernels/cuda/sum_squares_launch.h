@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cuda/codec.h"
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/host_device.h"
@@ -23,11 +24,11 @@ struct Workspace {
   std::int64_t count;
 };
 
-template <typename T>
 struct SumSquaresLeaf {
-  const T* data;
+  const void* data;
   std::int64_t length;  // the elements of one batch entry
-  std::int64_t index;   // in the call
+  std::int32_t index;   // in the call
+  Storage stored;
 };
 
 // The parameters of a launch.
@@ -41,12 +42,12 @@ struct SumSquaresLaunch {
   std::int32_t tiles;
   std::int32_t leaves;
   std::int32_t first_tiles[kCapacity];
-  SumSquaresLeaf<T> leaf[kCapacity];
+  SumSquaresLeaf leaf[kCapacity];
 };
 
 template <typename T, std::size_t kBytes>
 inline constexpr std::size_t kSumSquaresCapacity =
-    leaves_in(kBytes, sizeof(SumSquaresLaunch<T, 1>), sizeof(SumSquaresLeaf<T>));
+    leaves_in(kBytes, sizeof(SumSquaresLaunch<T, 1>), sizeof(SumSquaresLeaf));
 
 constexpr std::int64_t sum_tiles(const std::int64_t batch, const std::int64_t length,
                                  const std::int64_t tile_length) {
@@ -103,43 +104,87 @@ SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
     const auto [index, first_tile] = planned.leaves[place];
     const auto& leaf = call.leaves[index];
     launch.first_tiles[place] = first_tile;
-    launch.leaf[place] = {leaf.data, leaf.length, static_cast<std::int64_t>(index)};
+    launch.leaf[place] = {leaf.data, leaf.length, static_cast<std::int32_t>(index), leaf.stored};
   }
   return launch;
 }
 
-// What one thread adds up of `count` packs of kPack elements. Squares of a pack are summed in T,
-// all else in double: no thread adds up so many that rounding would show.
-template <int kPack, typename T>
-NADAM_XLA_INLINE double sum_packs(const T* const x, const std::int64_t count,
-                                  const std::int32_t lane) {
+// What one thread adds up of `count` packs of kPack stored elements, each of which `number`
+// decodes. Squares of a pack are summed in T, all else in double: no thread adds up so many that
+// rounding would show.
+template <typename T, int kPack, typename Stored, typename Number>
+NADAM_XLA_INLINE double sum_packs(const Stored* const x, const std::int64_t count,
+                                  const std::int32_t lane, const Number& number) {
   double total = 0;
   for (std::int64_t first = lane; first < count; first += kWarp * kSumUnroll) {
-    Pack<T, kPack> pack[kSumUnroll];
+    Pack<Stored, kPack> pack[kSumUnroll];
     NADAM_XLA_UNROLL
     for (int u = 0; u < kSumUnroll; ++u) {
       const std::int64_t i = first + u * kWarp;
-      pack[u] = i < count ? load<kPack>(x + i * kPack) : Pack<T, kPack>{};
+      pack[u] = i < count ? load<kPack>(x + i * kPack) : Pack<Stored, kPack>{};
     }
     NADAM_XLA_UNROLL
     for (int u = 0; u < kSumUnroll; ++u) {
       T squares = 0;
       NADAM_XLA_UNROLL
-      for (int k = 0; k < kPack; ++k) squares += pack[u].at[k] * pack[u].at[k];
+      for (int k = 0; k < kPack; ++k) {
+        const T value = number(pack[u].at[k]);
+        squares += value * value;
+      }
       total += static_cast<double>(squares);
     }
   }
   return total;
 }
 
+// What one lane adds up of a stretch, which begins at `x`.
+template <typename T, typename Stored, typename Number>
+NADAM_XLA_INLINE double sum_of_stretch(const Stored* const x, const std::int32_t length,
+                                       const std::int32_t lane, const Number& number) {
+  const PackedParts parts = packed_parts<Stored>(misalignment(x), length);
+  const Stored* const tail = x + (length - parts.tail);
+  return sum_packs<T, kWidest<Stored>>(x + parts.head, parts.packs, lane, number) +
+         sum_packs<T, 1>(x, parts.head, lane, number) +
+         sum_packs<T, 1>(tail, parts.tail, lane, number);
+}
+
+// The same of an entry that is a lane's whole work.
+template <typename T, typename Stored, typename Number>
+NADAM_XLA_INLINE double sum_of_short_entry(const Stored* const x, const std::int64_t length,
+                                           const Number& number) {
+  double total = 0;
+  for (std::int64_t i = 0; i < length; ++i) {
+    const T value = number(x[i]);
+    total += static_cast<double>(value * value);
+  }
+  return total;
+}
+
+// Calls with the address of a leaf's element `i`, and with what decodes an element.
+template <typename T, typename Body>
+NADAM_XLA_INLINE double with_decoder(const SumSquaresLeaf& leaf, const std::int64_t i,
+                                     const Body& body) {
+  if constexpr (kStorageOf<T> == Storage::kF32) {
+    const auto* const narrow = static_cast<const std::uint16_t*>(leaf.data) + i;
+    if (leaf.stored == Storage::kBF16) {
+      return body(narrow, [](const std::uint16_t of) { return of_bfloat16(of); });
+    }
+    if (leaf.stored == Storage::kF16) {
+      return body(narrow, [](const std::uint16_t of) { return of_float16(of); });
+    }
+  }
+  return body(static_cast<const T*>(leaf.data) + i, [](const T of) { return of; });
+}
+
 // The sum of one short entry, which is a lane's whole work.
 template <typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE void write_short_sum(const SumSquaresLaunch<T, kCapacity>& launch,
-                                      const SumSquaresLeaf<T>& leaf, const std::int64_t entry) {
+                                      const SumSquaresLeaf& leaf, const std::int64_t entry) {
   if (entry >= launch.batch) return;
-  const T* const x = leaf.data + entry * leaf.length;
-  double total = 0;
-  for (std::int64_t i = 0; i < leaf.length; ++i) total += static_cast<double>(x[i] * x[i]);
+  const double total =
+      with_decoder<T>(leaf, entry * leaf.length, [&](const auto* const x, const auto& number) {
+        return sum_of_short_entry<T>(x, leaf.length, number);
+      });
   launch.sums[entry * launch.leaves_in_call + leaf.index] = static_cast<T>(total);
 }
 
@@ -148,18 +193,17 @@ template <typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE double sum_of_lane(const SumSquaresLaunch<T, kCapacity>& launch,
                                     const std::int32_t tile, const std::int32_t lane) {
   const std::int32_t place = leaf_of(tile, launch.first_tiles, launch.leaves);
-  const SumSquaresLeaf<T>& leaf = launch.leaf[place];
+  const SumSquaresLeaf& leaf = launch.leaf[place];
   const std::int32_t in_leaf = tile - launch.first_tiles[place];
   if (is_short(leaf.length)) {
     write_short_sum(launch, leaf, std::int64_t{kWarp} * in_leaf + lane);
     return 0;
   }
   const Stretch stretch = stretch_of(in_leaf, leaf.length, launch.tile_length);
-  const T* const x = leaf.data + stretch.entry * leaf.length + stretch.begin;
-  const PackedParts parts = packed_parts<T>(misalignment(x), stretch.length);
-  const T* const tail = x + (stretch.length - parts.tail);
-  return sum_packs<kWidest<T>>(x + parts.head, parts.packs, lane) +
-         sum_packs<1>(x, parts.head, lane) + sum_packs<1>(tail, parts.tail, lane);
+  return with_decoder<T>(leaf, stretch.entry * leaf.length + stretch.begin,
+                         [&](const auto* const x, const auto& number) {
+                           return sum_of_stretch<T>(x, stretch.length, lane, number);
+                         });
 }
 
 // The parts of one sum; none where the tiles have written it themselves. `sum` counts the launch's
@@ -175,7 +219,7 @@ NADAM_XLA_INLINE PartsOfSum parts_of_sum(const SumSquaresLaunch<T, kCapacity>& l
                                          const std::int64_t sum) {
   const std::int64_t place = sum / launch.batch;
   const std::int64_t entry = sum % launch.batch;
-  const SumSquaresLeaf<T>& leaf = launch.leaf[place];
+  const SumSquaresLeaf& leaf = launch.leaf[place];
   const std::int64_t count =
       is_short(leaf.length) ? 0 : divided_up(leaf.length, launch.tile_length);
   return {launch.parts + launch.first_tiles[place] + entry * count, count,

@@ -71,10 +71,12 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
           const Updated<T> to = update_rule(row, element);
           results[0].at[k] = kReturns == Returns::kParams ? to.params : to.change;
           NADAM_XLA_UNROLL
-          for (int which = 0; which < kRuleStates; ++which) results[1 + which].at[k] = to.states[which];
+          for (int which = 0; which < kRuleStates; ++which)
+            results[1 + which].at[k] = to.states[which];
         }
         NADAM_XLA_UNROLL
-        for (int result = 0; result < kRuleResults; ++result) store(s.out[result] + i, results[result]);
+        for (int result = 0; result < kRuleResults; ++result)
+          store(s.out[result] + i, results[result]);
       }
     }
   }

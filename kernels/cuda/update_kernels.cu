@@ -1,5 +1,4 @@
 #include "kernels/cuda/update_kernels.h"
-
 #include "kernels/cuda/update_thread.h"
 
 namespace nadam_xla::cuda {

@@ -242,7 +242,8 @@ NADAM_XLA_INLINE std::int32_t before_boundary(const Storage storage, const void*
                                               const std::int64_t i) {
   const std::int32_t size = size_of(storage);
   const std::int32_t pack = size == 1 ? kGroup : 16;
-  const auto address = static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(array) + i * size);
+  const auto address =
+      static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(array) + i * size);
   const std::int32_t bytes = -address & (pack - 1);
   return size == 8 ? bytes / 8 : size == 4 ? bytes / 4 : size == 2 ? bytes / 2 : bytes;
 }
@@ -307,8 +308,8 @@ template <Returns kReturns, typename T, std::size_t kCapacity>
 NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, StoredLeaf, kCapacity>& launch,
                                   const StoredLeaf& leaf, const std::int32_t tile,
                                   const std::int32_t lane) {
-  const StoredStretch<T> s = stretch_in<kReturns>(
-      launch, leaf, stretch_of(tile, leaf.length(), StoredLeaf::kTile));
+  const StoredStretch<T> s =
+      stretch_in<kReturns>(launch, leaf, stretch_of(tile, leaf.length(), StoredLeaf::kTile));
   if (s.row.skip) {
     skip<kReturns>(s, lane);
     return;

@@ -357,6 +357,18 @@ T attribute(const xla::ffi::Dictionary& attributes, const char* const name,
   return *value;
 }
 
+// How a leaf of the sums of squares is stored, whose result is of T.
+template <typename T>
+Storage storage_of_squared(const std::size_t leaf, const AnyBuffer& buffer) {
+  const DataType type = buffer.element_type();
+  if (type == data_type<T>()) return kStorageOf<T>;
+  if (data_type<T>() == DataType::F32 && type == DataType::BF16) return Storage::kBF16;
+  if (data_type<T>() == DataType::F32 && type == DataType::F16) return Storage::kF16;
+  refuse("operand ", leaf, " is ", type, to_string(buffer.dimensions()), "; the result is ",
+         data_type<T>(), ", so it must be ",
+         data_type<T>() == DataType::F32 ? "F32, BF16 or F16" : "F64");
+}
+
 }  // namespace
 
 UpdateAttributes attributes_v1(const bool returns_change) {
@@ -453,14 +465,12 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyB
   for (std::size_t i = 0; i < n; ++i) {
     const AnyBuffer leaf = operands[i];
     const Dimensions dimensions = leaf.dimensions();
-    if (leaf.element_type() != data_type<T>() ||
-        (is_batched && !has_batch_axis(dimensions, call.batch))) {
+    if (is_batched && !has_batch_axis(dimensions, call.batch)) {
       refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
-             sums.element_type(), to_string(shape),
-             ", so it must be of that type, and lead with that batch if there is one");
+             sums.element_type(), to_string(shape), ", so its first axis must be that batch");
     }
-    call.leaves.push_back(
-        {static_cast<const T*>(leaf.untyped_data()), elements_of_entry(dimensions, call.batch)});
+    call.leaves.push_back({leaf.untyped_data(), storage_of_squared<T>(i, leaf),
+                           elements_of_entry(dimensions, call.batch)});
   }
   return call;
 }

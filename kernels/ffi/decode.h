@@ -56,7 +56,8 @@ UpdateCall<T> decode_update_entry(std::int64_t first_row, const xla::ffi::AnyBuf
 // Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
 //   operands  leaves * n
 //   result    [n], or [batch, n] where every leaf leads with an axis of that size
-// T is the element type of all of them. Throws std::invalid_argument, which names the operand.
+// T is the element type of the result, and of the leaves; where it is float, those may be BF16 or
+// F16 too. Throws std::invalid_argument, which names the operand.
 template <typename T>
 SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves,
                                      xla::ffi::AnyBuffer sums);

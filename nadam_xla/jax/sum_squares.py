@@ -1,8 +1,9 @@
 """The sum of squares of each leaf, in one pass over them: a JAX primitive and its public function.
 
 What clipping by a norm and checking for finite gradients need; as a factor in the coefficients they
-then cost no further pass. Operands: n leaves of one dtype, float32 or float64. Result: ``[n]``; or,
-``batched``, ``[batch, n]`` of leaves that all lead with an axis of that size.
+then cost no further pass. Operands: n leaves, either float64 or each float32 or narrower. Result:
+``[n]``, float64 or float32; or, ``batched``, ``[batch, n]`` of leaves that all lead with an axis of
+that size.
 """
 
 import math
@@ -19,6 +20,7 @@ from nadam_xla.calls import by_compute_dtype, leaves_in_call
 from nadam_xla.jax.availability import has_kernel
 from nadam_xla.jax.checks import PyTree, check_inexact, check_one_memory, check_real
 from nadam_xla.jax.defining import define
+from nadam_xla.jax.dtypes import as_stored, computed_dtype
 from nadam_xla.jax.explicit_axes import entries_of, fold_batches, shard_alike
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.partitioned_lowering import is_partitioned
@@ -35,8 +37,8 @@ def sum_squares(tree: PyTree) -> PyTree:
     they do not depend on the number of threads. The square root of their sum is the global norm.
 
     Args:
-        tree: a pytree of floating-point arrays of any shape. Leaves narrower than float32 are
-            widened.
+        tree: a pytree of floating-point arrays of any shape. bfloat16 and float16 are read as they
+            are; what is narrower is widened before.
 
     Returns:
         A tree of the same structure; float64 scalars for float64 leaves, float32 for all others.
@@ -53,8 +55,8 @@ def sum_squares(tree: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     results: list[Any] = [None] * len(leaves)
-    for dtype, indices in by_compute_dtype([str(leaf.dtype) for leaf in leaves]).items():
-        sums = bind(*(leaves[i].astype(dtype) for i in indices), batched=False)
+    for indices in by_compute_dtype([str(leaf.dtype) for leaf in leaves]).values():
+        sums = bind(*(as_stored(leaves[i]) for i in indices), batched=False)
         for place, i in enumerate(indices):
             results[i] = sums[place]
     return jax.tree.unflatten(treedef, results)
@@ -72,8 +74,11 @@ def bind(*leaves: jax.Array, batched: bool) -> jax.Array:
 
 
 def _reference(*leaves: jax.Array, batched: bool) -> list[jax.Array]:
+    dtype = computed_dtype(leaves[0])
+
     def total(leaf: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(leaf), axis=tuple(range(1 if batched else 0, leaf.ndim)))
+        axes = tuple(range(1 if batched else 0, leaf.ndim))
+        return jnp.sum(jnp.square(leaf.astype(dtype)), axis=axes)
 
     return [jnp.stack([total(leaf) for leaf in leaves], axis=-1)]
 
@@ -84,6 +89,7 @@ def _abstract_eval(*leaves: Any, batched: bool) -> list[Any]:
     return [
         leaves[0].update(
             shape=(*leaves[0].shape[:batch], len(leaves)),
+            dtype=computed_dtype(leaves[0].dtype),
             sharding=leaves[0].sharding.update(spec=spec(*entries)),
             weak_type=False,
         )
@@ -121,7 +127,7 @@ def _in_calls(platform: str, *leaves: jax.Array, batched: bool) -> list[jax.Arra
 
 def _call(platform: str, *leaves: jax.Array, batched: bool) -> jax.Array:
     shape = (leaves[0].shape[0], len(leaves)) if batched else (len(leaves),)
-    results: list[tuple[Any, Any]] = [(shape, leaves[0].dtype)]
+    results: list[tuple[Any, Any]] = [(shape, computed_dtype(leaves[0]))]
     if platform == CUDA:
         results.append(((workspace_bytes(math.prod(shape)),), jnp.uint8))
     types = [jax.ShapeDtypeStruct(*result) for result in results]

@@ -63,6 +63,49 @@ def test_what_float32_cannot_hold_is_infinite_and_nan_is_nan() -> None:
     assert np.isposinf(sums[2])
 
 
+NARROW = ["bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("shape", [(1,), (33,), (129,), (300_001,), (7, 129)], ids=str)
+def test_a_narrow_leaf_has_the_bits_of_the_widened_one(dtype: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=shape) * 2.0 ** rng.integers(-20, 9, shape)
+    narrow = jnp.asarray(drawn, dtype)
+    function = jax.vmap(sum_squares) if len(shape) > 1 else sum_squares
+    found, expected = function([narrow]), function([narrow.astype(jnp.float32)])
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_every_finite_number_of_a_narrow_dtype_has_its_square(dtype: str) -> None:
+    with np.errstate(invalid="ignore"):
+        every = np.arange(2**16, dtype=np.uint16).view(jnp.dtype(dtype))
+    found = jax.vmap(sum_squares)([jnp.asarray(every)])[0]
+    wide = every.astype(np.float32)
+    # The CPU's threads flush what is too small to be normal.
+    wide = np.where(np.abs(wide) < np.finfo(np.float32).tiny, np.float32(0), wide)
+    with np.errstate(all="ignore"):
+        expected = np.square(wide.astype(np.float64)).astype(np.float32)
+    expected = np.where(expected < np.finfo(np.float32).tiny, np.float32(0), expected)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_narrow_leaves_are_read_as_they_are() -> None:
+    tree = {d: jnp.ones((300, 7), d) for d in (*NARROW, "float32")}
+    text = jax.jit(sum_squares).lower(tree).compile().as_text()
+    assert text.count(CALL) == 1
+    assert "convert(" not in text
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_gradient_of_a_narrow_leaf_is_as_narrow(dtype: str) -> None:
+    x = jnp.arange(5, dtype=dtype)
+    gradient = jax.grad(lambda x: sum_squares([x])[0])(x)
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient, 2 * x)
+
+
 @pytest.mark.parametrize("lead", [(6,), (2, 3)])
 def test_vmap_is_one_call(lead: tuple[int, ...]) -> None:
     tree, function = leaves(*lead), sum_squares

@@ -7,6 +7,7 @@ after the other, by the very functions that the kernels call.
 import itertools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -200,31 +201,42 @@ def sums_of(leaves: list[np.ndarray], batch: int) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    dtype=st.sampled_from(["float32", "float64"]),
+    dtypes=st.just(["float64"])
+    | st.lists(st.sampled_from(["float32", "bfloat16", "float16"]), min_size=1, max_size=3),
     lengths=st.lists(st.integers(0, 9000) | st.integers(0, 40), min_size=1, max_size=4),
     batch=st.integers(1, 3) | st.just(70),
-    shift=st.integers(0, 3),
+    shift=st.integers(0, 7),
     spare=st.sampled_from([0, 1, 7, 4096]),
 )
 def test_sums_of_squares_with_any_workspace(
-    seed: int, dtype: str, lengths: list[int], batch: int, shift: int, spare: int
+    seed: int, dtypes: list[str], lengths: list[int], batch: int, shift: int, spare: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    leaves = [misaligned(rng.normal(size=batch * n).astype(dtype), shift) for n in lengths]
+    leaves = [
+        misaligned(
+            rng.normal(size=batch * n).astype(ml_dtypes.bfloat16 if d == "bfloat16" else d), shift
+        )
+        for n, d in zip(lengths, itertools.cycle(dtypes))
+    ]
+    sum_squares = (
+        native.sum_squares_as_on_gpu_f64
+        if dtypes == ["float64"]
+        else native.sum_squares_as_on_gpu_f32
+    )
     # Without one part to spare there is room for entries of one tile each only.
     least = len(lengths) * batch + 1
-    sums = native.sum_squares_as_on_gpu(leaves, batch, least + spare)
+    sums = sum_squares(stored(leaves), batch, least + spare)
     np.testing.assert_allclose(sums, sums_of(leaves, batch), rtol=5e-7)
 
 
 @pytest.mark.parametrize("size", [1_000_000, 20_000_000])
 def test_the_sum_of_squares_of_a_large_leaf(size: int) -> None:
     leaf = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    (total,) = native.sum_squares_as_on_gpu([leaf], 1, parts(1))
+    (total,) = native.sum_squares_as_on_gpu_f32(stored([leaf]), 1, parts(1))
     np.testing.assert_allclose(total, np.sum(leaf.astype(np.float64) ** 2), rtol=1e-7)
 
 
 def test_a_workspace_without_room_is_refused() -> None:
     leaf: Any = np.ones(100, np.float32)
     with pytest.raises(ValueError, match=r"the workspace has 8 bytes; it must have at least 24"):
-        native.sum_squares_as_on_gpu([leaf, leaf], 1, 1)
+        native.sum_squares_as_on_gpu_f32(stored([leaf, leaf]), 1, 1)

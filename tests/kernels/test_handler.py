@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from x64 import enable_x64
 
 import nadam_xla.jax  # noqa: F401 - registers the handler
 from nadam_xla.coefficients import Coefficients
@@ -264,6 +265,29 @@ def test_results_that_nobody_would_write_are_an_error(
     sums = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", results)
     with pytest.raises(Exception, match=f"nadam_xla_sum_squares_v1: {message}"):
         jax.block_until_ready(sums(x))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "result", "message"),
+    [
+        (
+            np.zeros(2),
+            f32(1),
+            r"operand 0 is F64\[2\]; the result is F32, so it must be F32, BF",
+        ),
+        (f32(2), np.zeros(1), r"operand 0 is F32\[2\]; the result is F64, so it must be F64"),
+        (np.zeros(2, np.float16), np.zeros(1), r"operand 0 is F16\[2\]; the result is F64"),
+        (np.zeros(2, np.int32), f32(1), r"operand 0 is S32\[2\]; the result is F32"),
+        (f32(2, 3), f32(4, 1), r"operand 0 is F32\[2,3\]; .* so its first axis must be that batch"),
+    ],
+)
+def test_squares_of_what_has_no_such_sum_are_an_error(
+    leaf: np.ndarray, result: np.ndarray, message: str
+) -> None:
+    with enable_x64(True):
+        sums = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", like(result))
+        with pytest.raises(Exception, match=f"sum_squares_v1: {message}"):
+            jax.block_until_ready(sums(leaf))
 
 
 def test_a_workspace_for_a_gpu_stays_as_it_is() -> None:
