@@ -19,8 +19,7 @@ namespace nadam_xla::cuda {
 // and of bfloat16 a load of the widest.
 inline constexpr std::int32_t kGroup = 8;
 
-// ---- memory
-// --------------------------------------------------------------------------------------
+// ---- memory -----------------------------------------------------------------------------------
 
 constexpr int words_of(const int bytes) { return (bytes + 3) / 4; }
 
@@ -106,8 +105,7 @@ NADAM_XLA_INLINE std::uint64_t bits_of(const double x) {
   return bits;
 }
 
-// ---- decoding
-// ------------------------------------------------------------------------------------
+// ---- decoding ---------------------------------------------------------------------------------
 
 template <typename T, int kCount>
 struct Numbers {
@@ -201,8 +199,7 @@ NADAM_XLA_INLINE Numbers<T, kCount> decoded(const Storage storage,
   }
 }
 
-// ---- encoding
-// ------------------------------------------------------------------------------------
+// ---- encoding ---------------------------------------------------------------------------------
 
 // 16 random bits for each element.
 template <int kCount>
