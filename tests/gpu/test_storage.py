@@ -138,14 +138,20 @@ def test_a_skipped_step_changes_nothing(returns: str) -> None:
 def test_what_is_stored_narrow_is_updated_where_it_is() -> None:
     rng = np.random.default_rng(5)
     leaves = [leaf_of(rng, (64, n), ("bfloat16",) * 4, "remainder") for n in range(1, 20)]
-    given = {name: [jnp.asarray(leaf[name]) for leaf in leaves] for name in leaves[0]}
-    grads = given.pop("grads")
+    names = (
+        "params",
+        "mu",
+        "nu",
+        "master",
+        "grads",
+    )
+    *given, grads = ([jnp.asarray(leaf[name]) for leaf in leaves] for name in names)
 
     def step(table: Any, given: Any, grads: Any) -> Any:
-        return nadam_update(table, grads=grads, **given, rounding="stochastic")
+        params, mu, nu, master = given
+        return nadam_update(table, params, grads, mu, nu, master=master, rounding="stochastic")
 
-    kept = [given[name] for name in ("params", "mu", "nu", "master")]
-    before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(kept)]
+    before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(given)]
     table = table_of(rng, (len(leaves),))
     compiled = jax.jit(step, donate_argnums=1).lower(table, given, grads).compile()
     assert "convert(" not in compiled.as_text()
