@@ -5,7 +5,7 @@ namespace nadam_xla::cuda {
 namespace {
 
 template <Returns kReturns, typename T, typename OneLeaf, std::size_t kCapacity>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, OneLeaf::kBlocks)
     update_kernel(const __grid_constant__ UpdateLaunch<T, OneLeaf, kCapacity> launch) {
   run_update_thread<kReturns>(launch, static_cast<std::int32_t>(blockIdx.x),
                               static_cast<std::int32_t>(threadIdx.x));

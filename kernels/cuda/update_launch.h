@@ -23,6 +23,8 @@ template <typename T>
 struct ComputedLeaf {
   // The elements of a tile: 2 KiB of each stream, two rounds of a warp.
   static constexpr std::int32_t kTile = 2 * kWarp * kUpdateUnroll * kWidest<T>;
+  // That a multiprocessor has room for, at least: as many as the compiler finds good.
+  static constexpr int kBlocks = 0;
 
   Streams<T> streams;  // `length` counts the elements of one batch entry
   std::int64_t row;    // in a batch entry's part of the table
@@ -37,6 +39,8 @@ struct ComputedLeaf {
 struct StoredLeaf {
   // The elements of a tile: 2 KiB of bfloat16, four rounds of a warp.
   static constexpr std::int32_t kTile = 4 * kWarp * kGroup;
+  // The compiler would make room for more than it has registers for.
+  static constexpr int kBlocks = 1;
 
   Leaf leaf;
   std::int64_t row;
