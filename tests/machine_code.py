@@ -41,6 +41,13 @@ def kernels(library: Path, name: str) -> dict[tuple[int, str], list[str]]:
     return {key: code for key, code in instructions(library).items() if f"{name}I" in key[1]}
 
 
+def kernels_of(library: Path, leaf: str) -> dict[tuple[int, str], list[str]]:
+    """The kernels of the update for leaves of this kind."""
+    found = {key: code for key, code in kernels(library, "update_kernel").items() if leaf in key[1]}
+    assert found
+    return found
+
+
 class MachineCode:
     """A subclass has a fixture ``library``: the file."""
 
@@ -58,18 +65,27 @@ class MachineCode:
 
     def test_no_kernel_uses_local_memory(self, library: Path) -> None:
         names = {name for _, name in instructions(library)}
-        # Two element types, two sizes of the parameters; and two kinds of results, or two kernels.
-        assert len(names) == 2 * 2 * 2 + 2 * 2 * 2
+        # Two element types, two sizes of the parameters; and two kinds of results of two kinds of
+        # leaves, or two kernels.
+        assert len(names) == 2 * 2 * (2 * 2) + 2 * 2 * 2
         for key, code in instructions(library).items():
             assert not any(opcode.startswith(("LDL", "STL")) for opcode in code), key
 
     def test_the_inner_loop_of_the_update_moves_16_bytes_at_a_time(self, library: Path) -> None:
         """Two packs of each of four streams are loaded before the first of six is stored."""
-        found = kernels(library, "update_kernel")
-        assert found
+        found = kernels_of(library, "ComputedLeaf")
         for key, code in found.items():
             wide = [opcode for opcode in code if opcode.startswith(("LDG.E.128", "STG.E.128"))]
             assert [opcode[:3] for opcode in wide] == ["LDG"] * 8 + ["STG"] * 6, key
+
+    def test_the_update_of_what_is_stored_in_any_way_moves_16_bytes_at_a_time(
+        self, library: Path
+    ) -> None:
+        """Of eight elements one load where they are narrow, and two of float32."""
+        loads, stores = 4 * (1 + 2), 1 + 2
+        for key, code in kernels_of(library, "StoredLeaf").items():
+            assert sum(opcode.startswith("LDG.E.128") for opcode in code) >= loads, key
+            assert sum(opcode.startswith("STG.E.128") for opcode in code) >= stores, key
 
     def test_the_sums_of_squares_load_16_bytes_at_a_time(self, library: Path) -> None:
         found = kernels(library, "sum_parts_kernel")
