@@ -58,8 +58,7 @@ NADAM_XLA_INLINE float float_of(const std::uint32_t bits) {
 inline constexpr std::uint32_t kSign = 0x80000000;
 inline constexpr std::uint32_t kFloatInfinity = 0x7f800000;
 
-// ---- bfloat16: the upper half of a float32
-// -------------------------------------------------------
+// ---- bfloat16: the upper half of a float32 ------------------------------------------------------
 
 inline constexpr std::uint32_t kBfloat16Infinity = 0x7f80;
 inline constexpr std::uint32_t kBfloat16Quiet = 0x40;
@@ -90,8 +89,7 @@ NADAM_XLA_INLINE std::uint16_t to_bfloat16(const float x, const std::uint32_t dr
   return is_at_end_of_bfloat16(x) ? to_bfloat16(x) : between;
 }
 
-// ---- float16
-// -------------------------------------------------------------------------------------
+// ---- float16 ------------------------------------------------------------------------------------
 
 inline constexpr std::uint32_t kFloat16Infinity = 0x7c00;
 
@@ -147,8 +145,7 @@ NADAM_XLA_INLINE std::uint16_t to_float16(const float x, const std::uint32_t dra
   return static_cast<std::uint16_t>(is_finite ? sign | rounded : nearest);
 }
 
-// ---- a float32 as a bfloat16 and a remainder
-// -----------------------------------------------------
+// ---- a float32 as a bfloat16 and a remainder ----------------------------------------------------
 
 // A bfloat16, and the kBits bits that follow it in a float32 of which no more are kept. They are
 // a signed number, which is to be added behind the bfloat16: where it is negative, the bfloat16 was

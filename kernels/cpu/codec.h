@@ -88,8 +88,7 @@ struct Encoding {
   }
 };
 
-// ---- storages
-// ------------------------------------------------------------------------------------
+// ---- storages -----------------------------------------------------------------------------------
 
 // Both numbers of a pair, as floats and back.
 template <Storage kStorage>
@@ -143,8 +142,7 @@ NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to) {
 }
 #endif
 
-// ---- decoders
-// ------------------------------------------------------------------------------------
+// ---- decoders -----------------------------------------------------------------------------------
 
 template <typename Stored, typename T>
 void decode_wide(const Decoding<T>& of, const int buffer) {
@@ -215,8 +213,7 @@ Decoder<T> decoder_of(const Storage storage) {
   }
 }
 
-// ---- encoders
-// ------------------------------------------------------------------------------------
+// ---- encoders -----------------------------------------------------------------------------------
 
 template <typename Stored, typename T>
 void encode_wide(const Encoding<T>& of, const int buffer) {

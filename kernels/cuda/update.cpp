@@ -17,14 +17,14 @@ void start(const UpdateCall<T>& call, const PlannedLaunch& planned, const cudaSt
 template <typename OneLeaf, typename T>
 void update_all(const UpdateCall<T>& call, const cudaStream_t stream) {
   constexpr std::size_t kFew = kUpdateCapacity<T, OneLeaf, kSmallParameters>;
-  constexpr std::size_t kMany = kUpdateCapacity<T, OneLeaf, kLargestParameters>;
+  constexpr std::size_t kMany = kUpdateCapacity<T, OneLeaf, OneLeaf::kParameters>;
   const LaunchPlan plan = plan_of<OneLeaf>(call, kMany);
   for (const PlannedLaunch& planned : plan.launches()) {
     // A launch costs the host the more the larger its parameters are.
     if (planned.leaves.size() <= kFew) {
       start<OneLeaf, kSmallParameters>(call, planned, stream);
     } else {
-      start<OneLeaf, kLargestParameters>(call, planned, stream);
+      start<OneLeaf, OneLeaf::kParameters>(call, planned, stream);
     }
   }
 }
@@ -40,7 +40,6 @@ void load_kernels_of_type() {
   load_kernels<T, ComputedLeaf<T>, kSmallParameters>();
   load_kernels<T, ComputedLeaf<T>, kLargestParameters>();
   load_kernels<T, StoredLeaf, kSmallParameters>();
-  load_kernels<T, StoredLeaf, kLargestParameters>();
 }
 
 }  // namespace

@@ -25,8 +25,6 @@ template UpdateKernels update_kernels<float, ComputedLeaf<float>, kLargestParame
 template UpdateKernels update_kernels<double, ComputedLeaf<double>, kSmallParameters>();
 template UpdateKernels update_kernels<double, ComputedLeaf<double>, kLargestParameters>();
 template UpdateKernels update_kernels<float, StoredLeaf, kSmallParameters>();
-template UpdateKernels update_kernels<float, StoredLeaf, kLargestParameters>();
 template UpdateKernels update_kernels<double, StoredLeaf, kSmallParameters>();
-template UpdateKernels update_kernels<double, StoredLeaf, kLargestParameters>();
 
 }  // namespace nadam_xla::cuda

@@ -25,6 +25,8 @@ struct ComputedLeaf {
   static constexpr std::int32_t kTile = 2 * kWarp * kUpdateUnroll * kWidest<T>;
   // That a multiprocessor has room for, at least: as many as the compiler finds good.
   static constexpr int kBlocks = 0;
+  // What the parameters of a launch may hold, in bytes.
+  static constexpr std::size_t kParameters = kLargestParameters;
 
   Streams<T> streams;  // `length` counts the elements of one batch entry
   std::int64_t row;    // in a batch entry's part of the table
@@ -41,6 +43,8 @@ struct StoredLeaf {
   static constexpr std::int32_t kTile = 4 * kWarp * kGroup;
   // The compiler would make room for more than it has registers for.
   static constexpr int kBlocks = 1;
+  // Each kernel is some 100 KiB of machine code for an architecture: one for few leaves must do.
+  static constexpr std::size_t kParameters = kSmallParameters;
 
   Leaf leaf;
   std::int64_t row;
