@@ -1,5 +1,6 @@
 """Optimizers whose arrays are narrow: the state, its steps, and every transformation of them."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -220,9 +221,15 @@ class TestStatesOfAnotherChoice:
 
 class TestSteps:
     def test_apply_equals_update_and_apply_updates(self, choice: Any) -> None:
+        """But where optax's protocol rounds the change and then the sum."""
         dtype, options = choice
         tx, params = nadamw(1e-2, **options), tree(0, dtype)
-        assert_same(steps(tx, params), steps(tx, params, kind="update"))
+        if dtype == F32 or options.keys() & {"master", "rounding"}:
+            assert_same(steps(tx, params), steps(tx, params, kind="update"))
+        else:
+            runs = (steps(tx, params, kind=kind)[0].values() for kind in ("apply", "update"))
+            for a, b in zip(*runs, strict=True):
+                np.testing.assert_allclose(a.astype(F32), b.astype(F32), atol=2e-2)
 
     def test_gradients_in_another_dtype(self, choice: Any) -> None:
         dtype, options = choice
@@ -376,6 +383,7 @@ class TestBatching:
             assert_same(jax.tree.map(lambda x: x[i], found), jax.jit(train)(member))  # noqa: B023
 
     def test_vmap_of_vmap_over_other_axes(self) -> None:
+        @jax.jit
         def train(seed: jax.Array, leaf: jax.Array) -> Any:
             tx = nadam(1e-2, seed=seed, **STOCHASTIC)
             return tx.apply(leaf, tx.init(leaf), leaf)[0]
@@ -393,24 +401,26 @@ class TestDifferentiation:
 
     @staticmethod
     def losses(options: Any, dtype: Any) -> Callable[[Any], jax.Array]:
-        params, grads = tree(0, dtype), tree(1, dtype)
+        params, grads = tree(0, dtype)["kernel"], tree(1, dtype)["kernel"]
 
         def loss(rate: Any) -> jax.Array:
             tx = nadamw(rate, **options)
             state, new = tx.init(params), params
             for _ in range(2):
                 new, state = tx.apply(grads, state, new)
-            return sum(jnp.sum(p.astype(F32)) for p in jax.tree.leaves(new))
+            return jnp.sum(new.astype(F32))
 
         return loss
 
     def test_of_the_learning_rate(self, choice: Any) -> None:
         dtype, options = choice
-        derivative = jax.jit(jax.grad(self.losses(options, dtype)))(1e-2)
+        loss = self.losses(options, dtype)
+        backward, forward = jax.jit(lambda rate: (jax.grad(loss)(rate), jax.jacfwd(loss)(rate)))(
+            1e-2
+        )
         wide = jax.jit(jax.grad(self.losses({}, F32)))(1e-2)
-        np.testing.assert_allclose(derivative, wide, rtol=0.05)
-        _, forward = jax.jvp(self.losses(options, dtype), (1e-2,), (1.0,))
-        np.testing.assert_allclose(forward, derivative, rtol=0.02)
+        np.testing.assert_allclose(backward, wide, rtol=0.05)
+        np.testing.assert_allclose(forward, backward, rtol=0.02)
 
     def test_of_the_gradients_through_what_is_drawn(self) -> None:
         params, grads = tree(0, BF16), tree(1, BF16)
@@ -420,8 +430,10 @@ class TestDifferentiation:
             return lambda grads: tx.apply(grads, tx.init(params), params)[1].mu
 
         tangents = jax.tree.map(jnp.ones_like, grads)
-        _, drawn = jax.jvp(mu_of(STOCHASTIC), (grads,), (tangents,))
-        _, nearest = jax.jvp(mu_of(MOMENTS), (grads,), (tangents,))
+        drawn, nearest = (
+            jax.jit(partial(jax.jvp, mu_of(options)))((grads,), (tangents,))[1]
+            for options in (STOCHASTIC, MOMENTS)
+        )
         assert_same(drawn, nearest)
 
     @pytest.mark.parametrize("master", MASTERS)
@@ -434,7 +446,7 @@ class TestDifferentiation:
             new, state = tx.apply(params, state, params)
             return jnp.sum(new["kernel"].astype(F32))
 
-        of_params, of_state = jax.grad(loss, argnums=(0, 1), allow_int=True)(params, state)
+        of_params, of_state = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(params, state)
         assert np.all(np.isfinite(np.asarray(of_params["kernel"], F32)))
         assert of_state.count.dtype == jax.dtypes.float0
         if master == "float32":
@@ -622,9 +634,10 @@ class TestWrappers:
         assert_same(run(params), steps(tx, params))
 
     def test_apply_if_finite(self) -> None:
+        """Its other branch returns zeros like the gradients, and the change is of float32."""
         params = tree(0, BF16)
         tx = optax.apply_if_finite(nadamw(1e-2, master="remainder", **STOCHASTIC), 5)
-        steps(tx, params, kind="update")
+        steps(tx, params, dtype=F32, kind="update")
 
 
 class TestFuseUpdates:
@@ -663,10 +676,8 @@ class TestFuseUpdates:
         state = tx.init(params)
         text = text_of(fuse_updates(step), params, state, donate=(0, 1))
         assert text.count('custom_call_target="nadam_xla_update_entry_v1"') == 1
-        assert copies_of_arrays(text) == 0
-        assert not [
-            line for line in text.splitlines() if "bf16[6,8,8]" in line and " convert(" in line
-        ]
+        stacks = [line for line in text.splitlines() if re.search(r"= \w+\[6,8,8\]", line)]
+        assert not [line for line in stacks if re.search(r" (copy|convert|fusion)\(", line)]
         assert_same(jax.jit(fuse_updates(step))(params, state), jax.jit(step)(params, state))
 
 
