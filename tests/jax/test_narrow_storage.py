@@ -412,8 +412,18 @@ class TestDifferentiation:
 
         return loss
 
-    def test_of_the_learning_rate(self, choice: Any) -> None:
-        dtype, options = choice
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "float32, stochastic moments",
+            "bfloat16",
+            "bfloat16, stochastic",
+            "bfloat16, float32",
+            "bfloat16, correction",
+        ],
+    )
+    def test_of_the_learning_rate(self, name: str) -> None:
+        dtype, options = CHOICES[name]
         loss = self.losses(options, dtype)
         backward, forward = jax.jit(lambda rate: (jax.grad(loss)(rate), jax.jacfwd(loss)(rate)))(
             1e-2
