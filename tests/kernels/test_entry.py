@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from stored_arrays import stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_arrays import stored
 from x64 import enable_x64
 
 import nadam_xla.jax  # noqa: F401 - registers the handlers
