@@ -40,8 +40,8 @@ enum class RowLayout {
 
 inline constexpr int kRowLength = 21;
 
-// The order of RowLayout::kV2; nadam_xla/coefficients.py has it too. The last ones are the key of
-// the random numbers: a coefficient may be a float32, in which 16 bits, or 24, are a whole number.
+// The order of RowLayout::kV2; nadam_xla/coefficients.py has it too. From seed_high to shard is the
+// key of the random numbers: a float32 holds whole numbers of 24 bits, so 32 bits are two halves.
 inline constexpr const char* kRowFields[kRowLength] = {
     "c_m",          "c_g",           "c_v",  "b1",        "one_minus_b1", "b2",
     "one_minus_b2", "learning_rate", "eps",  "eps_root",  "decay",        "l2",
@@ -61,6 +61,8 @@ struct RowFormat {
   static constexpr int longest(const RowLayout layout) {
     return layout == RowLayout::kV1 ? 12 : kRowLength;
   }
+  // With the key of the random numbers.
+  static constexpr int shortest_with_key() { return 21; }
 };
 
 // A limit of zero limits nothing.

@@ -180,7 +180,8 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
   const int longest = RowFormat::longest(attributes.layout);
   const bool has_columns = shape.size() == 3 && shortest <= shape[2] && shape[2] <= longest;
   const bool is_stochastic = attributes.rounding == Rounding::kStochastic;
-  if (is_stochastic && has_columns && (shape[2] != longest || (shape[1] == 1 && n > 1))) {
+  const bool has_key = has_columns && shape[2] >= RowFormat::shortest_with_key();
+  if (is_stochastic && has_columns && (!has_key || (shape[1] == 1 && n > 1))) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
            "; where rounding is stochastic it must be [batch, ", n, " or more, ", longest,
            "], so that each leaf has random numbers of its own");

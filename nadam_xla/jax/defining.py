@@ -18,6 +18,7 @@ def define(
     abstract_eval: Callable[..., Sequence[Any]],
     reference: Callable[..., list[jax.Array]],
     batch: Callable[..., tuple[Sequence[jax.Array], Sequence[int]]],
+    derivative: Callable[..., list[jax.Array]] | None = None,
 ) -> Primitive:
     """A primitive with several results. How it is lowered is not said here.
 
@@ -29,6 +30,8 @@ def define(
         abstract_eval: the types of the results, of those of the operands.
         reference: the results, by JAX's own differentiable operations.
         batch: the results and their batch axes, of the operands and of theirs, None for none.
+        derivative: what has the derivatives of the reference, and may have other values; None: the
+            reference.
         Each takes the primitive's parameters by keyword.
     """
     primitive = Primitive(name)
@@ -40,7 +43,7 @@ def define(
 
     @cache
     def differentiable(**parameters: Any) -> Callable[..., list[jax.Array]]:
-        return jax.jit(partial(reference, **parameters), inline=True)
+        return jax.jit(partial(derivative or reference, **parameters), inline=True)
 
     def run(*operands: jax.Array, **parameters: Any) -> list[jax.Array]:
         return run_eagerly(primitive, compiled(**parameters), operands)

@@ -53,6 +53,13 @@ def reference(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> 
     return _reference(coefficients, coefficients.dtype, leaves, streams)
 
 
+def _without_draws(
+    coefficients: jax.Array, *leaves: jax.Array, streams: Streams
+) -> list[jax.Array]:
+    """The same, rounded by numbers that cost nothing: no derivative depends on them."""
+    return _reference(coefficients, coefficients.dtype, leaves, streams, draws=False)
+
+
 def reference_of_row(
     *operands: jax.Array, known: Sequence[float | None], dtype: Any, streams: Streams
 ) -> list[jax.Array]:
@@ -71,7 +78,12 @@ def reference_of_row(
 
 
 def _reference(
-    coefficients: jax.Array | Coefficients, dtype: Any, leaves: Sequence[Any], streams: Streams
+    coefficients: jax.Array | Coefficients,
+    dtype: Any,
+    leaves: Sequence[Any],
+    streams: Streams,
+    *,
+    draws: bool = True,
 ) -> list[jax.Array]:
     given = streams.by_name(leaves)
     wide = {
@@ -91,7 +103,7 @@ def _reference(
     changes = []
     if returns_change_of_stored(streams):
         changes = update_reference(coefficients, wide, returns_change=True)[: len(given["grads"])]
-    return stored_results(coefficients, results, changes, given, dtypes, streams)
+    return stored_results(coefficients, results, changes, given, dtypes, streams, draws=draws)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
@@ -214,7 +226,11 @@ def batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
 
 
 nadam_update_p = define(
-    "nadam_xla_update", abstract_eval=_abstract_eval, reference=reference, batch=_batch
+    "nadam_xla_update",
+    abstract_eval=_abstract_eval,
+    reference=reference,
+    batch=_batch,
+    derivative=_without_draws,
 )
 
 

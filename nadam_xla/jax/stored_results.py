@@ -1,8 +1,8 @@
 """What becomes of the rule's results where they are not just rounded to the nearest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from nadam_xla.jax.reference import row_of
 from nadam_xla.jax.stored_numbers import REMAINDER_BITS, drawn, joined, split
 from nadam_xla.storage import NARROW
 from nadam_xla.streams import Streams
+
+_BitsOf: TypeAlias = Callable[[Coefficients, jax.Array, int], jax.Array]
+"""Of a leaf's row, an array of its shape, and which of its numbers: these."""
 
 
 def returns_change_of_stored(streams: Streams) -> bool:
@@ -42,6 +45,8 @@ def stored_results(
     given: Mapping[str, Sequence[jax.Array]],
     dtypes: Sequence[Any],
     streams: Streams,
+    *,
+    draws: bool,
 ) -> list[jax.Array]:
     """The primitive's results, of those of the rule.
 
@@ -52,6 +57,7 @@ def stored_results(
         given: the arrays of each stream, as they are stored.
         dtypes: of the primitive's results.
         streams: as everywhere.
+        draws: whether there are random numbers; where there are none, zeros stand for them.
     """
     n = len(given["grads"])
     by_leaf = [
@@ -62,6 +68,7 @@ def stored_results(
             {name: group[i] for name, group in given.items()},
             dtypes[i::n],
             streams,
+            _bits_of_leaf if draws else _zeros_of_leaf,
         )
         for i in range(n)
     ]
@@ -75,9 +82,10 @@ def _of_leaf(
     given: Mapping[str, jax.Array],
     dtypes: Sequence[Any],
     streams: Streams,
+    bits_of: _BitsOf,
 ) -> list[jax.Array]:
     first, mu, nu = results
-    draws = _draws(row, given, streams)
+    draws = _draws(row, given, streams, bits_of)
     states = [_stored(mu, dtypes[1], draws.get("mu")), _stored(nu, dtypes[2], draws.get("nu"))]
     if not streams.has_params:
         return [first.astype(dtypes[0]), *states]
@@ -113,7 +121,7 @@ def _stored_params(
 
 
 def _draws(
-    row: Coefficients, given: Mapping[str, jax.Array], streams: Streams
+    row: Coefficients, given: Mapping[str, jax.Array], streams: Streams, bits_of: _BitsOf
 ) -> dict[str, jax.Array]:
     """The random numbers of what is rounded by them, by its stream."""
     if not streams.is_stochastic:
@@ -121,10 +129,10 @@ def _draws(
     draws: dict[str, jax.Array] = {}
     narrow = {name for name, x in given.items() if str(x.dtype) in NARROW}
     if narrow & {"mu", "nu"}:
-        bits = _bits_of_leaf(row, given["grads"], DRAW_OF_STATES)
+        bits = bits_of(row, given["grads"], DRAW_OF_STATES)
         draws.update(mu=bits, nu=swapped_bytes(bits))
     if "params" in narrow:
-        draws["params"] = _bits_of_leaf(row, given["grads"], DRAW_OF_PARAMS)
+        draws["params"] = bits_of(row, given["grads"], DRAW_OF_PARAMS)
     return draws
 
 
@@ -138,6 +146,11 @@ def _bits_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
     key = [jnp.asarray(word).reshape(-1) if batched else word for word in _key_of(row)]
     drawn_bits = jax.vmap(bits)(*key) if batched else bits(*key)
     return drawn_bits.reshape(like.shape)
+
+
+def _zeros_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
+    del row, draw
+    return jnp.zeros(like.shape, jnp.uint32)
 
 
 def _key_of(row: Coefficients) -> RandomKey:

@@ -24,10 +24,18 @@ def columns_of(table: Any) -> list[Any] | None:
     row = _viewed(table)
     if _name(row) != "stablehlo.concatenate":
         return None
-    columns = [_viewed(column) for column in row.owner.operands]
+    columns = _concatenated(row)
     are_scalars = all(ir.RankedTensorType(column.type).rank == 0 for column in columns)
     size = prod(ir.RankedTensorType(table.type).shape)
     return columns if are_scalars and len(columns) == size else None
+
+
+def _concatenated(value: Any) -> list[Any]:
+    """What a value is concatenated from; JAX concatenates many arrays some at a time."""
+    viewed = _viewed(value)
+    if _name(viewed) != "stablehlo.concatenate":
+        return [viewed]
+    return [column for part in viewed.owner.operands for column in _concatenated(part)]
 
 
 def constant_of(value: Any) -> float | None:

@@ -48,15 +48,25 @@ def _check_real(moment: Any) -> None:
         )
 
 
+def check_has_no_masters(state: NadamState) -> None:
+    """Raises ``ValueError`` for a state with master weights, which no other optimizer keeps."""
+    if state.master is not None:
+        raise ValueError(
+            "state.master is given, and no other optimizer has such: what it holds of the"
+            " parameters would be lost (state._replace(master=None) leaves it out)"
+        )
+
+
 def carried_product(state: NadamState) -> float:
     """The product of the momenta, for a library whose momentum follows a schedule.
 
     Raises:
         TypeError: the state is not a ``NadamState``.
-        ValueError: the state carries no product.
+        ValueError: the state carries no product, or master weights.
     """
     if not isinstance(state, NadamState):
         raise TypeError(f"state is {describe(state)}; it must be a NadamState")
+    check_has_no_masters(state)
     if state.momentum_product is None:
         raise ValueError(
             "state.momentum_product is None: its momentum was constant (momentum_decay=None), and"

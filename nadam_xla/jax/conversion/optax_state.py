@@ -8,6 +8,7 @@ import optax
 from jax.tree_util import GetAttrKey, keystr
 
 from nadam_xla.jax.checks import PyTree, check_alike, check_structure, describe
+from nadam_xla.jax.conversion.foreign_arrays import check_has_no_masters
 from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.state import NadamState
 
@@ -29,7 +30,8 @@ def state_from_optax(optax_state: PyTree, like: PyTree) -> PyTree:
 
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
-            shape; or ``like`` carries a product of momenta, which optax's convention has not.
+            shape; or ``like`` carries a product of momenta, which optax's convention has not, or
+            master weights, which are made of the parameters.
         TypeError: there is no ``NadamState`` in ``like``, or not one ``ScaleByAdamState`` in its
             place.
     """
@@ -59,7 +61,8 @@ def state_to_optax(state: PyTree, like: PyTree) -> PyTree:
 
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
-            shape; or the state carries a product of momenta, which optax's convention has not.
+            shape; or the state carries a product of momenta, which optax's convention has not, or
+            master weights.
         TypeError: there is no ``NadamState`` in ``state``, or not one ``ScaleByAdamState`` in its
             place.
     """
@@ -95,12 +98,19 @@ def _from_adam(theirs: PyTree, like: NadamState) -> NadamState:
             "like carries a momentum_product; optax's momentum is constant, so a run of it goes on"
             " with momentum_decay=None"
         )
+    if like.master is not None:
+        raise ValueError(
+            "like.master is given, and optax's states hold nothing to make it of: convert to the"
+            " state of an optimizer with master=None, and take state._replace(master=init(params)"
+            ".master)"
+        )
     adam = _adam_in(theirs)
     mu, nu = _cast_like(adam, like)
     return NadamState(jnp.asarray(adam.count, jnp.int32), mu, nu, None)
 
 
 def _to_adam(ours: NadamState, like: PyTree) -> PyTree:
+    check_has_no_masters(ours)
     if ours.momentum_product is not None:
         raise ValueError(
             "state carries a momentum_product, so its momentum followed a schedule"

@@ -79,7 +79,8 @@ def state_to_torch(
     Raises:
         TypeError: the state is not a ``NadamState``.
         ValueError: the state carries no product of momenta: it was made with
-            ``momentum_decay=None``, and PyTorch's momentum follows a schedule.
+            ``momentum_decay=None``, and PyTorch's momentum follows a schedule; or it carries
+            master weights.
     """
     product = np.asarray(carried_product(state), np.float32)
     steps = np.asarray(state.count, np.float32)
