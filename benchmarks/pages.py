@@ -1,7 +1,7 @@
 """The documentation's pictures.
 
 A run of all sections draws them beside its report. ``python -m benchmarks.pages`` draws those in
-docs/performance, from the tables that stand there.
+docs/performance, from the tables that stand there, and from the losses of narrow_training.json.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import sizes
-from benchmarks.plots import against_size, amounts, plain, ratios, save
+from benchmarks.loss_curves import KEPT, load
+from benchmarks.plots import against_size, amounts, losses, plain, ratios, save
 from benchmarks.records import OURS, Record, read_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,6 +62,11 @@ def draw(records: list[Record], folder: Path) -> None:
     save(against_size(compiling, xlabel="leaves"), folder / "compile_time.svg")
 
 
+def draw_losses(folder: Path) -> None:
+    """Draws the picture of trainings whose arrays are stored narrower."""
+    save(losses(load(KEPT)), folder / "narrow_training.svg")
+
+
 def series_of(
     records: list[Record], chosen: Mapping[str, tuple[str, str]]
 ) -> dict[str, list[Record]]:
@@ -82,3 +88,4 @@ def leaves(record: Record) -> int:
 if __name__ == "__main__":
     texts = [(DOCS / page).read_text() for page in PAGES]
     draw([r for text in texts for r in read_tables(text)], DOCS / "performance")
+    draw_losses(DOCS / "performance")

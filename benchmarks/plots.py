@@ -4,14 +4,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from benchmarks import sizes
+from benchmarks.loss_curves import Curve
 from benchmarks.records import OURS, Record
 
 mpl.use("Agg")
@@ -30,10 +33,12 @@ SCHEMES = {
     "#0a0a0a": ("#7a4a2f", "#dcae8f"),
 }
 INK, *COLOURS = SCHEMES
+DASHES = ("-", "-", (0, (6, 2)), (2, (6, 4)), (4, (2, 2)), (6, (1, 3)))  # of lines on one another
 
 WIDTH = 5.4  # inches, of which a telephone shows two thirds: the letters can still be read
 LINE = 0.19  # inches
 CLIPPED = ", clipped by global norm"
+LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5)  # of an axis
 TICKS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 30, 100, 300, 1000, 3000)
 
 mpl.rcParams |= {
@@ -119,6 +124,44 @@ def amounts(series: Mapping[str, list[Record]], *, what: str) -> Figure:
         what: the figure, and its unit.
     """
     return _lines(series, lambda r: (r.value, r.value, r.value), "{:.4g}", what)
+
+
+def losses(curves: list[Curve]) -> Figure:
+    """The tasks side by side: the training loss, and below it how the validation loss differs.
+
+    It is the difference from the mean of the first storage's seeds, in the second half of the
+    steps. A line is the mean of the seeds, and its band reaches from the lowest to the highest. The
+    first storage lies under all others, and is drawn the broadest.
+    """
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    figure = Figure(figsize=(WIDTH * len(tasks) / 1.5, 5.6), layout="constrained")
+    panels = figure.subplots(2, len(tasks), squeeze=False)
+    for (above, below), task in zip(panels.T, tasks, strict=True):
+        of_task = [curve for curve in curves if curve.task == task]
+        normal = np.mean(of_task[0].validation, axis=0)
+        half = len(normal) // 2
+        for curve, colour, dashes in zip(of_task, COLOURS, DASHES, strict=False):
+            look = {"color": colour, "linestyle": dashes, "label": curve.storage}
+            look |= {"linewidth": 4, "alpha": 0.4} if curve is of_task[0] else {"linewidth": 1.5}
+            _draw_band(above, curve.steps, np.array(curve.training), look)
+            difference = np.array(curve.validation) - normal
+            _draw_band(below, curve.steps[half:], difference[:, half:], look)
+        above.set(title=task, yscale="log")
+        low, high = above.get_ylim()
+        above.set_yticks([tick for tick in LOSSES if low <= tick <= high])
+        above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        above.minorticks_off()
+        below.set(xlabel="step")
+    panels[0, 0].set(ylabel="training loss")
+    panels[1, 0].set(ylabel="validation loss less float32's")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_band(axes: Axes, steps: list[int], of_seeds: np.ndarray, look: dict[str, Any]) -> None:
+    low, high = of_seeds.min(0), of_seeds.max(0)
+    axes.fill_between(steps, low, high, color=look["color"], alpha=0.1, linewidth=0)
+    axes.plot(steps, of_seeds.mean(0), **look)
 
 
 def _lines(

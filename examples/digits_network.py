@@ -41,9 +41,9 @@ def load() -> Digits:
     return Digits(train_x, train_y, test_x, test_y)
 
 
-def initial_params() -> list[np.ndarray]:
+def initial_params(seed: int = SEED) -> list[np.ndarray]:
     """Kernel and bias of each layer, in turn: He-normal and zeros."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     params = []
     for fan_in, fan_out in pairwise(WIDTHS):
         kernel = rng.normal(scale=np.sqrt(2 / fan_in), size=(fan_in, fan_out))

@@ -1,4 +1,4 @@
-"""The pictures in docs/performance show what the tables in the documentation say."""
+"""The pictures in docs/performance show what the measurements in the documentation say."""
 
 import re
 from pathlib import Path
@@ -20,11 +20,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     texts = [(pages.DOCS / page).read_text() for page in pages.PAGES]
     pages.draw([record for text in texts for record in read_tables(text)], folder)
+    pages.draw_losses(folder)
     return folder
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)
-def test_a_picture_is_drawn_from_the_tables(picture: Path, drawn: Path) -> None:
+def test_a_picture_is_drawn_from_the_measurements(picture: Path, drawn: Path) -> None:
     assert words(picture) == words(drawn / picture.name)
     assert words(picture)
 
