@@ -15,25 +15,31 @@ from nadam_xla.keras.optimizer_state import master_of
 from nadam_xla.storage import NARROW, why_no_master
 
 
-def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None]:
-    """Adds a master for each of these that needs one; None in the place of all others.
+def check_variables(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Raises ``TypeError`` for a variable that cannot have a master of the optimizer's kind."""
+    for variable in variables:
+        if _needs_master(optimizer, variable):
+            dtype = standardize_dtype(variable.dtype)
+            reason = why_no_master(optimizer.master, dtype)
+            if reason is not None:
+                name = getattr(variable, "path", variable.name)
+                raise TypeError(f"the variable {name} is {dtype}: {reason}")
 
-    Args:
-        optimizer: ours, with a kind of master weights.
-        variables: of the model.
 
-    Raises:
-        TypeError: a variable cannot have such a master.
+def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None] | None:
+    """Adds a master for each of these that needs one.
+
+    Returns:
+        The masters, with None in the place of variables that need none; None where the optimizer
+        has no kind of masters.
     """
-    needy = [_needs_master(optimizer, v) for v in variables]
-    for variable in (v for v, needs in zip(variables, needy, strict=True) if needs):
-        stored = standardize_dtype(variable.dtype)
-        reason = why_no_master(optimizer.master, stored)
-        if reason is not None:
-            raise TypeError(f"the variable {_name_of(variable)} is {stored}: {reason}")
+    if optimizer.master is None:
+        return None
     masters = [
-        optimizer.add_variable_from_reference(v, name="master") if needs else None
-        for v, needs in zip(variables, needy, strict=True)
+        optimizer.add_variable_from_reference(v, name="master")
+        if _needs_master(optimizer, v)
+        else None
+        for v in variables
     ]
     renew(variables, masters)
     return masters
@@ -64,8 +70,9 @@ def overwrite(optimizer: Any, variable: Any, value: Any) -> None:
 
 
 def _needs_master(optimizer: Any, variable: Any) -> bool:
-    is_narrow = standardize_dtype(variable.dtype) in NARROW
-    return is_narrow and not optimizer._overwrite_variable_with_gradient(variable)
+    if optimizer.master is None or optimizer._overwrite_variable_with_gradient(variable):
+        return False
+    return standardize_dtype(variable.dtype) in NARROW
 
 
 def _as_new(value: Any, master: Any) -> Any:
@@ -73,7 +80,3 @@ def _as_new(value: Any, master: Any) -> Any:
     dtype = standardize_dtype(master.dtype)
     # Of the bits that the variable lacks none is there.
     return ops.cast(value, dtype) if dtype == "float32" else ops.zeros(value.shape, dtype)
-
-
-def _name_of(variable: Any) -> str:
-    return str(getattr(variable, "path", variable.name))
