@@ -16,14 +16,21 @@ from nadam_xla.storage import NARROW, why_no_master
 
 
 def check_variables(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Raises ``TypeError`` for a variable that cannot have a master of the optimizer's kind."""
+    """Checks that they can have masters of the optimizer's kind, where they need them.
+
+    Raises:
+        TypeError: a variable cannot have such a master.
+        RuntimeError: a variable has no value yet, and its master would begin at it.
+    """
     for variable in variables:
         if _needs_master(optimizer, variable):
             dtype = standardize_dtype(variable.dtype)
             reason = why_no_master(optimizer.master, dtype)
             if reason is not None:
-                name = getattr(variable, "path", variable.name)
-                raise TypeError(f"the variable {name} is {dtype}: {reason}")
+                raise TypeError(f"the variable {_name_of(variable)} is {dtype}: {reason}")
+            if optimizer.master == "float32":
+                with backend_step.eagerly():
+                    _value_of(variable)
 
 
 def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None] | None:
@@ -41,16 +48,21 @@ def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None] | 
         else None
         for v in variables
     ]
-    renew(variables, masters)
+    if optimizer.master == "float32":  # others begin at zero, as they are added
+        renew(variables, masters)
     return masters
 
 
 def renew(variables: Sequence[Any], masters: Sequence[Any | None]) -> None:
-    """Makes the masters those of the variables as they stand now."""
+    """Makes the masters those of the variables as they stand now.
+
+    Raises:
+        RuntimeError: a variable has no value yet.
+    """
     with backend_step.eagerly():
         for variable, master in zip(variables, masters, strict=True):
             if master is not None:
-                master.assign(_as_new(backend_step.to_tensor(variable), master))
+                master.assign(_as_new(_value_of(variable), master))
 
 
 def overwrite(optimizer: Any, variable: Any, value: Any) -> None:
@@ -73,6 +85,21 @@ def _needs_master(optimizer: Any, variable: Any) -> bool:
     if optimizer.master is None or optimizer._overwrite_variable_with_gradient(variable):
         return False
     return standardize_dtype(variable.dtype) in NARROW
+
+
+def _value_of(variable: Any) -> Any:
+    value = backend_step.to_tensor(variable)
+    # What a function of TensorFlow's makes while it is traced, it gives a value behind that.
+    if tuple(value.shape) != tuple(variable.shape):
+        raise RuntimeError(
+            f"the variable {_name_of(variable)} has no value yet, at which its master would begin;"
+            " build model and optimizer outside of the function that trains them"
+        )
+    return value
+
+
+def _name_of(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
 
 
 def _as_new(value: Any, master: Any) -> Any:

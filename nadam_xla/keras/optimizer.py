@@ -171,6 +171,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Raises:
             TypeError: a variable cannot have a master of the kind that was chosen.
+            RuntimeError: a master is to begin at a variable that has no value yet, in a function of
+                TensorFlow's that makes both.
             ValueError: this is a copy of an optimizer that was built for other variables.
         """
         if self.built:

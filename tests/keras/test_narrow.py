@@ -578,6 +578,30 @@ def test_keras_own_update_keeps_the_dtypes_of_the_moments() -> None:
         np.testing.assert_allclose(numbers(a), numbers(b), atol=2e-3)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="for graphs that build what they use")
+def test_masters_in_a_function_that_makes_the_variables() -> None:
+    import tensorflow as tf  # noqa: PLC0415
+
+    def trained(master: str) -> Any:
+        layer, optimizer = keras.layers.Dense(3, dtype="bfloat16"), Nadam(0.1, master=master)
+
+        @tf.function
+        def step(x: Any) -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(x) ** 2)
+            optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_weights)
+
+        for _ in range(3):
+            step(tf.ones((2, 4), "bfloat16"))
+        return optimizer
+
+    optimizer = trained("remainder")
+    assert int(optimizer.iterations) == 3
+    assert np.any(numbers(optimizer._masters[0]))
+    with pytest.raises(RuntimeError, match=r"kernel has no value yet, .* build model and"):
+        trained("float32")
+
+
 # ---- within other optimizers ---------------------------------------------------------------------
 
 
