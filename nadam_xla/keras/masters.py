@@ -15,36 +15,54 @@ from nadam_xla.keras.optimizer_state import master_of
 from nadam_xla.storage import NARROW, why_no_master
 
 
-def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None]:
-    """Adds a master for each of these that needs one; None in the place of all others.
-
-    Args:
-        optimizer: ours, with a kind of master weights.
-        variables: of the model.
+def check_variables(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Checks that they can have masters of the optimizer's kind, where they need them.
 
     Raises:
         TypeError: a variable cannot have such a master.
+        RuntimeError: a variable has no value yet, and its master would begin at it.
     """
-    needy = [_needs_master(optimizer, v) for v in variables]
-    for variable in (v for v, needs in zip(variables, needy, strict=True) if needs):
-        stored = standardize_dtype(variable.dtype)
-        reason = why_no_master(optimizer.master, stored)
-        if reason is not None:
-            raise TypeError(f"the variable {_name_of(variable)} is {stored}: {reason}")
+    for variable in variables:
+        if _needs_master(optimizer, variable):
+            dtype = standardize_dtype(variable.dtype)
+            reason = why_no_master(optimizer.master, dtype)
+            if reason is not None:
+                raise TypeError(f"the variable {_name_of(variable)} is {dtype}: {reason}")
+            if optimizer.master == "float32":
+                with backend_step.eagerly():
+                    _value_of(variable)
+
+
+def add_masters(optimizer: Any, variables: Sequence[Any]) -> list[Any | None] | None:
+    """Adds a master for each of these that needs one.
+
+    Returns:
+        The masters, with None in the place of variables that need none; None where the optimizer
+        has no kind of masters.
+    """
+    if optimizer.master is None:
+        return None
     masters = [
-        optimizer.add_variable_from_reference(v, name="master") if needs else None
-        for v, needs in zip(variables, needy, strict=True)
+        optimizer.add_variable_from_reference(v, name="master")
+        if _needs_master(optimizer, v)
+        else None
+        for v in variables
     ]
-    renew(variables, masters)
+    if optimizer.master == "float32":  # others begin at zero, as they are added
+        renew(variables, masters)
     return masters
 
 
 def renew(variables: Sequence[Any], masters: Sequence[Any | None]) -> None:
-    """Makes the masters those of the variables as they stand now."""
+    """Makes the masters those of the variables as they stand now.
+
+    Raises:
+        RuntimeError: a variable has no value yet.
+    """
     with backend_step.eagerly():
         for variable, master in zip(variables, masters, strict=True):
             if master is not None:
-                master.assign(_as_new(backend_step.to_tensor(variable), master))
+                master.assign(_as_new(_value_of(variable), master))
 
 
 def overwrite(optimizer: Any, variable: Any, value: Any) -> None:
@@ -64,8 +82,24 @@ def overwrite(optimizer: Any, variable: Any, value: Any) -> None:
 
 
 def _needs_master(optimizer: Any, variable: Any) -> bool:
-    is_narrow = standardize_dtype(variable.dtype) in NARROW
-    return is_narrow and not optimizer._overwrite_variable_with_gradient(variable)
+    if optimizer.master is None or optimizer._overwrite_variable_with_gradient(variable):
+        return False
+    return standardize_dtype(variable.dtype) in NARROW
+
+
+def _value_of(variable: Any) -> Any:
+    value = backend_step.to_tensor(variable)
+    # What a function of TensorFlow's makes while it is traced, it gives a value behind that.
+    if tuple(value.shape) != tuple(variable.shape):
+        raise RuntimeError(
+            f"the variable {_name_of(variable)} has no value yet, at which its master would begin;"
+            " build model and optimizer outside of the function that trains them"
+        )
+    return value
+
+
+def _name_of(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
 
 
 def _as_new(value: Any, master: Any) -> Any:
@@ -73,7 +107,3 @@ def _as_new(value: Any, master: Any) -> Any:
     dtype = standardize_dtype(master.dtype)
     # Of the bits that the variable lacks none is there.
     return ops.cast(value, dtype) if dtype == "float32" else ops.zeros(value.shape, dtype)
-
-
-def _name_of(variable: Any) -> str:
-    return str(getattr(variable, "path", variable.name))

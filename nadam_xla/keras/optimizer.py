@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from nadam_xla.keras import backend_step, masters
-from nadam_xla.keras.arguments import check_arguments, checked_dtype
+from nadam_xla.keras.arguments import check_arguments
 from nadam_xla.keras.averages import average, overwrite, overwrite_if_due
 from nadam_xla.keras.convention import momentum_product, momentum_product_after
 from nadam_xla.keras.copies import reduced, take_up_values
@@ -19,16 +19,8 @@ from nadam_xla.keras.fallback import (
 from nadam_xla.keras.hooks import replaced_methods
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
-from nadam_xla.storage import MASTER_DTYPES, NARROW, Master, Rounding
-
-# The arguments that stock does not know, and their defaults.
-_STORAGE = {
-    "momentum_dtype": None,
-    "velocity_dtype": None,
-    "rounding": "nearest",
-    "seed": 0,
-    "master": None,
-}
+from nadam_xla.keras.storage_choice import StorageChoice
+from nadam_xla.storage import NARROW, Master, Rounding
 
 
 @keras.saving.register_keras_serializable(package="nadam_xla")
@@ -160,14 +152,16 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "name": name,
         }
-        check_arguments({**arguments, "rounding": rounding, "seed": seed, "master": master})
-        dtypes = (
-            checked_dtype("momentum_dtype", momentum_dtype),
-            checked_dtype("velocity_dtype", velocity_dtype),
+        check_arguments(arguments)
+        storage = StorageChoice(
+            momentum_dtype=momentum_dtype,
+            velocity_dtype=velocity_dtype,
+            rounding=rounding,
+            seed=seed,
+            master=master,
         )
         super().__init__(**arguments, **kwargs)
-        self.momentum_dtype, self.velocity_dtype = dtypes
-        self.rounding, self.seed, self.master = rounding, int(seed), master
+        self._storage = storage
 
     def build(self, var_list: list[Any]) -> None:
         """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
@@ -177,13 +171,17 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Raises:
             TypeError: a variable cannot have a master of the kind that was chosen.
+            RuntimeError: a master is to begin at a variable that has no value yet, in a function of
+                TensorFlow's that makes both.
             ValueError: this is a copy of an optimizer that was built for other variables.
         """
         if self.built:
             return
+        masters.check_variables(self, var_list)
         super().build(var_list)
-        if self.master is not None:
-            self._masters = masters.add_masters(self, var_list)
+        added = masters.add_masters(self, var_list)
+        if added is not None:  # else there is no attribute that a checkpoint would keep
+            self._masters = added
         self._keeps_product = any(v is self._u_product for v in self.variables)
         if self._copied_values is not None:
             take_up_values(self)
@@ -224,19 +222,46 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         It has its dtype, but float32 in the place of narrower floats, and moments those that were
         chosen.
         """
-        self._dtype_of_added = self._chosen_dtypes().get(name)
+        self._dtype_of_added = self._storage.dtype_of_added(name)
         try:
             return super().add_variable_from_reference(reference_variable, name, initializer)
         finally:
             self._dtype_of_added = None
 
-    def _chosen_dtypes(self) -> dict[str, str | None]:
-        """Of the optimizer's variables, by the names that they are added under."""
-        return {
-            "momentum": self.momentum_dtype,
-            "velocity": self.velocity_dtype,
-            "master": None if self.master is None else MASTER_DTYPES[self.master],
-        }
+    @property
+    def momentum_dtype(self) -> str | None:
+        """The dtype that was chosen for the first moments; here and below it is a constant."""
+        return self._storage.momentum_dtype
+
+    @property
+    def velocity_dtype(self) -> str | None:
+        """The dtype that was chosen for the second moments."""
+        return self._storage.velocity_dtype
+
+    @property
+    def rounding(self) -> Rounding:
+        """How what is narrower than float32 is rounded."""
+        return self._storage.rounding
+
+    @property
+    def seed(self) -> int:
+        """Of stochastic rounding."""
+        return self._storage.seed
+
+    @property
+    def master(self) -> Master | None:
+        """The kind of the master weights."""
+        return self._storage.master
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes the optimizer's variables from a file, as the parent does.
+
+        Those of another number are skipped, with a warning. The model's are loaded then all the
+        same, and their masters begin at them.
+        """
+        super().load_own_variables(store)
+        if len(store.keys()) != len(self.variables):
+            self.refresh_masters()
 
     def refresh_masters(self) -> None:
         """Makes the master weights those of the model's variables as they stand now.
@@ -274,12 +299,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         Those that stock does not know are there where they are not at their defaults.
         """
         betas = {"beta_1": _config_of(self._beta_1), "beta_2": _config_of(self._beta_2)}
-        chosen = {
-            name: getattr(self, name)
-            for name, default in _STORAGE.items()
-            if getattr(self, name) != default
-        }
-        return {**super().get_config(), **betas, **chosen}
+        return {**super().get_config(), **betas, **self._storage.config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Nadam":

@@ -324,6 +324,26 @@ def test_what_others_write_is_taken_up_when_the_masters_are_refreshed() -> None:
 
 
 @only_where_fused
+@pytest.mark.parametrize("optimizer_is_kept", [True, False])
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_masters_begin_at_weights_that_are_loaded_without_them(
+    optimizer_is_kept: bool, tmp_path: Path
+) -> None:
+    """As those of a model that was trained before, with another optimizer or none."""
+    trained = bfloat16_model(Nadam(0.1))
+    fit(trained, epochs=1)
+    if not optimizer_is_kept:
+        trained = keras.Sequential([keras.Input((8,)), *trained.layers])
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    model = bfloat16_model(Nadam(1e-6, master="float32"))
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(tmp_path / "trained.weights.h5")
+    fit(model, epochs=1)
+    for a, b in zip(model.trainable_variables, trained.trainable_variables, strict=True):
+        np.testing.assert_allclose(numbers(a).astype("f"), numbers(b).astype("f"), atol=1e-2)
+
+
+@only_where_fused
 def test_variables_that_their_gradient_overwrites_have_no_master() -> None:
     of = variables("bfloat16")
     of[0].overwrite_with_gradient = True
@@ -477,9 +497,17 @@ def test_they_are_keywords() -> None:
 
 @pytest.mark.parametrize("master", ["remainder", "correction"])
 def test_a_float16_that_no_bits_complete_is_named(master: str) -> None:
-    of = variables("float32", d="float16")
-    with pytest.raises(TypeError, match=f"the variable d is float16: a {master} completes a bfloa"):
-        Nadam(master=master).build(of)
+    of, optimizer = variables("float32", d="float16"), Nadam(master=master)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=f"the variable d is float16: a {master} completes a b"):
+            optimizer.build(of)
+
+
+@pytest.mark.parametrize("name", ["momentum_dtype", "velocity_dtype", "rounding", "seed", "master"])
+def test_what_was_chosen_cannot_be_set_any_more(name: str) -> None:
+    """The variables are what they are; none of it would be heeded, or checked."""
+    with pytest.raises(AttributeError):
+        setattr(Nadam(), name, "float32")
 
 
 NEEDS_FUSED = [{"master": "float32"}, {"master": "remainder"}, {"rounding": "stochastic"}]
@@ -548,6 +576,30 @@ def test_keras_own_update_keeps_the_dtypes_of_the_moments() -> None:
     assert {str(v.dtype) for v in optimizer._momentums} == {"bfloat16"}
     for a, b in zip(of, expected, strict=True):
         np.testing.assert_allclose(numbers(a), numbers(b), atol=2e-3)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="for graphs that build what they use")
+def test_masters_in_a_function_that_makes_the_variables() -> None:
+    import tensorflow as tf  # noqa: PLC0415
+
+    def trained(master: str) -> Any:
+        layer, optimizer = keras.layers.Dense(3, dtype="bfloat16"), Nadam(0.1, master=master)
+
+        @tf.function
+        def step(x: Any) -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(x) ** 2)
+            optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_weights)
+
+        for _ in range(3):
+            step(tf.ones((2, 4), "bfloat16"))
+        return optimizer
+
+    optimizer = trained("remainder")
+    assert int(optimizer.iterations) == 3
+    assert np.any(numbers(optimizer._masters[0]))
+    with pytest.raises(RuntimeError, match=r"kernel has no value yet, .* build model and"):
+        trained("float32")
 
 
 # ---- within other optimizers ---------------------------------------------------------------------

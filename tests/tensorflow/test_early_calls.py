@@ -192,6 +192,28 @@ def test_nothing_is_copied_whatever_the_step_does_beside(arguments: dict[str, An
     assert copies_of_arrays(text_of_step(dense, params, by_keras(params, **arguments))) == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"master": "remainder", "rounding": "stochastic", "velocity_dtype": "bfloat16"}],
+    ids=str,
+)
+def test_narrow_variables_are_updated_early_too(arguments: dict[str, Any]) -> None:
+    """Two of them are as large as one of float32, so there are half as many calls."""
+    params = [tf.Variable(tf.cast(w, "bfloat16")) for w in kernels()]
+    apply = by_keras(params, **arguments)
+
+    @tf.function(jit_compile=True)
+    def step(x: Any) -> None:
+        apply(gradients(dense, params, x))
+
+    x = tf.ones((4, WIDTH), "bfloat16")
+    text = step.experimental_get_compiler_ir(x)(stage="optimized_hlo")
+    assert copies_of_arrays(text) == 0
+    order = order_of(text)
+    assert order.count("call") == DEPTH // 2
+    assert "call" in order[: order.index("gradient") + DEPTH], "before the last gradients"
+
+
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_the_bits_do_not_depend_on_the_calls(jit_compile: bool) -> None:
     """Small and large leaves in turn; eagerly, the same gradients are updated in one call."""
