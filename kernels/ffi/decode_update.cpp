@@ -1,132 +1,10 @@
+#include "kernels/ffi/buffers.h"
 #include "kernels/ffi/decode.h"
-
-#include <sstream>
-#include <stdexcept>
-
+#include "kernels/ffi/leaf_buffers.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::ffi {
 namespace {
-
-using Dimensions = xla::ffi::Span<const std::int64_t>;
-using xla::ffi::AnyBuffer;
-using xla::ffi::DataType;
-
-template <typename... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
-std::string to_string(const Dimensions& dimensions) {
-  std::ostringstream text;
-  text << '[';
-  for (std::size_t i = 0; i < dimensions.size(); ++i) text << (i ? "," : "") << dimensions[i];
-  text << ']';
-  return text.str();
-}
-
-template <typename T>
-constexpr DataType data_type() {
-  return sizeof(T) == sizeof(float) ? DataType::F32 : DataType::F64;
-}
-
-// The standard accessors build an error, with a string in it, for every buffer that is in order;
-// hundreds of leaves a call make that the larger part of a small update.
-class Operands : public xla::ffi::RemainingArgs {
- public:
-  explicit Operands(const RemainingArgs& operands) : RemainingArgs(operands) {}
-  AnyBuffer operator[](std::size_t i) const {
-    if (args()->types[offset() + i] != XLA_FFI_ArgType_BUFFER)
-      refuse("operand ", offset() + i, " is no buffer");
-    return AnyBuffer(static_cast<const XLA_FFI_Buffer*>(args()->args[offset() + i]));
-  }
-};
-
-class Results : public xla::ffi::RemainingRets {
- public:
-  explicit Results(const RemainingRets& results) : RemainingRets(results) {}
-  AnyBuffer operator[](std::size_t i) const {
-    if (rets()->types[offset() + i] != XLA_FFI_RetType_BUFFER)
-      refuse("result ", i, " is no buffer");
-    return AnyBuffer(static_cast<const XLA_FFI_Buffer*>(rets()->rets[offset() + i]));
-  }
-};
-
-// Of an operand, the stream's name; of a result too, with a word before it.
-struct Group {
-  const char* name;
-  bool is_result = false;
-};
-
-struct BufferName {
-  Group group;
-  std::size_t leaf;
-};
-
-std::ostream& operator<<(std::ostream& out, const BufferName& name) {
-  return out << (name.group.is_result ? "result " : "") << name.group.name << '[' << name.leaf
-             << ']';
-}
-
-// The shape that all buffers of one leaf share, which is that of its first one.
-struct LeafShape {
-  std::size_t leaf;
-  const char* first_stream;
-  Dimensions dimensions;
-};
-
-[[noreturn]] void refuse_shape(const LeafShape& expected, const Group group,
-                               const AnyBuffer& buffer) {
-  refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
-         to_string(buffer.dimensions()), "; its shape must be ", to_string(expected.dimensions),
-         " like that of ", BufferName{{expected.first_stream}, expected.leaf});
-}
-
-// `before`: how many dimensions precede those of the shape.
-inline bool has_shape(const Dimensions& expected, const Dimensions& dimensions,
-                      const std::size_t before = 0) {
-  bool same = dimensions.size() == expected.size() + before;
-  // By hand: a call of memcmp costs more than the one or two comparisons that there are.
-  for (std::size_t i = 0; same && i < expected.size(); ++i) {
-    same = dimensions[before + i] == expected[i];
-  }
-  return same;
-}
-
-inline void check_same_shape(const LeafShape& expected, const Group group,
-                             const AnyBuffer& buffer) {
-  if (!has_shape(expected.dimensions, buffer.dimensions())) refuse_shape(expected, group, buffer);
-}
-
-// How the elements of an array of the rule are stored.
-Storage storage_of(const Group group, const std::size_t leaf, const AnyBuffer& buffer) {
-  switch (buffer.element_type()) {
-    case DataType::F32:
-      return Storage::kF32;
-    case DataType::F64:
-      return Storage::kF64;
-    case DataType::BF16:
-      return Storage::kBF16;
-    case DataType::F16:
-      return Storage::kF16;
-    default:
-      refuse(BufferName{group, leaf}, " is ", buffer.element_type(), to_string(buffer.dimensions()),
-             "; it must be F32, F64, BF16 or F16");
-  }
-}
-
-Storage storage_of_master(const std::size_t leaf, const AnyBuffer& master, const Storage params) {
-  const DataType type = master.element_type();
-  const bool is_bfloat16 = params == Storage::kBF16;
-  if (type == DataType::F32 && (is_bfloat16 || params == Storage::kF16)) return Storage::kF32;
-  if (type == DataType::U16 && is_bfloat16) return Storage::kRemainder16;
-  if (type == DataType::U8 && is_bfloat16) return Storage::kRemainder8;
-  refuse(BufferName{{name_of(Stream::kMaster)}, leaf}, " is ", type,
-         "; of parameters that are BF16 it must be F32, U16 or U8, of F16 it must be F32, and"
-         " others have none");
-}
 
 std::string names_of(const StreamSet streams) {
   std::string names;
@@ -194,20 +72,6 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
   return {shape[0], shape[1], {attributes.layout, static_cast<int>(shape[2])}};
 }
 
-std::int64_t elements_of(const Dimensions& dimensions) {
-  std::int64_t elements = 1;
-  for (const std::int64_t dimension : dimensions) elements *= dimension;
-  return elements;
-}
-
-bool has_batch_axis(const Dimensions& dimensions, std::int64_t batch) {
-  return dimensions.size() != 0 && dimensions[0] == batch;
-}
-
-std::int64_t elements_of_entry(const Dimensions& dimensions, std::int64_t batch) {
-  return batch == 0 ? 0 : elements_of(dimensions) / batch;
-}
-
 // The elements of one batch entry of a leaf of the update.
 std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
@@ -269,105 +133,12 @@ void check_stack(const LeafShape& grads, const std::int64_t entries, const Group
   }
 }
 
-// How each operand of a leaf is stored.
-template <typename T>
-void check_storage(const UpdateAttributes& attributes, const std::size_t leaf,
-                   const Leaf& of_leaf) {
-  const bool is_v1 = attributes.layout == RowLayout::kV1;
-  for (int i = 0; i < kRuleStreams; ++i) {
-    const auto stream = static_cast<Stream>(i);
-    if (is_v1 && of_leaf.stored[i] != kStorageOf<T>) {
-      refuse(BufferName{{name_of(stream)}, leaf}, " is not stored as coefficients are; it must be ",
-             data_type<T>());
-    }
-  }
-  if (attributes.streams.has(Stream::kParams) && kStorageOf<T> != Storage::kF64 &&
-      of_leaf.storage(Stream::kParams) == Storage::kF64) {
-    refuse(BufferName{{name_of(Stream::kParams)}, leaf}, " is F64; coefficients must be F64 too");
-  }
-}
-
-// A new state, or parameter, is stored as the one before.
-void check_stored_alike(const Stream stream, const std::size_t leaf, const AnyBuffer& before,
-                        const AnyBuffer& after) {
-  if (before.element_type() != after.element_type()) {
-    refuse(BufferName{{name_of(stream), true}, leaf}, " is ", after.element_type(), "; it must be ",
-           before.element_type(), " like ", BufferName{{name_of(stream)}, leaf});
-  }
-}
-
-// The operands and results of the leaves of a call, by their names.
-class Buffers {
- public:
-  Buffers(const UpdateAttributes& attributes, const xla::ffi::RemainingArgs& leaves,
-          const xla::ffi::RemainingRets& results)
-      : streams_(attributes.streams),
-        n_(leaves.size() / streams_.count()),
-        operands_(leaves),
-        results_(results) {}
-
-  std::size_t leaves() const { return n_; }
-  AnyBuffer operand(const Stream stream, const std::size_t leaf) const {
-    return operands_[streams_.place(stream) * n_ + leaf];
-  }
-  AnyBuffer result(const int which, const std::size_t leaf) const {
-    return results_[which * n_ + leaf];
-  }
-
- private:
-  StreamSet streams_;
-  std::size_t n_;
-  Operands operands_;
-  Results results_;
-};
-
-// The memory of a leaf and how it is stored. Whether the shapes fit is left to be checked.
-template <typename T>
-Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
-                 const std::size_t leaf) {
-  const StreamSet streams = attributes.streams;
-  Leaf decoded;
-  for (int i = 0; i < kStreams; ++i) {
-    const auto stream = static_cast<Stream>(i);
-    const Stream present = streams.has(stream) ? stream : Stream::kGrads;
-    const AnyBuffer buffer = buffers.operand(present, leaf);
-    decoded.in[i] = buffer.untyped_data();
-    decoded.stored[i] = present == Stream::kMaster
-                            ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
-                            : storage_of({name_of(present)}, leaf, buffer);
-  }
-  for (int i = 0; i < kResults; ++i) {
-    decoded.out[i] = buffers.result(i < streams.results() ? i : 0, leaf).untyped_data();
-  }
-  decoded.stored_first =
-      storage_of({name_of(Stream::kParams), true}, leaf, buffers.result(0, leaf));
-  check_storage<T>(attributes, leaf, decoded);
-  for (int i = 0; i < streams.results(); ++i) {
-    if (i == 0 && attributes.returns_change) continue;
-    check_stored_alike(stream_of_result(i), leaf, buffers.operand(stream_of_result(i), leaf),
-                       buffers.result(i, leaf));
-  }
-  return decoded;
-}
-
 template <typename T>
 T attribute(const xla::ffi::Dictionary& attributes, const char* const name,
             const char* const type) {
   const xla::ffi::ErrorOr<T> value = attributes.get<T>(name);
   if (!value.has_value()) refuse("the attribute ", name, " must be given, as ", type);
   return *value;
-}
-
-// How a leaf of the sums of squares is stored, whose result is of T.
-template <typename T>
-Storage storage_of_squared(const std::size_t leaf, const AnyBuffer& buffer) {
-  const DataType type = buffer.element_type();
-  if (type == data_type<T>()) return kStorageOf<T>;
-  if (data_type<T>() == DataType::F32 && type == DataType::BF16) return Storage::kBF16;
-  if (data_type<T>() == DataType::F32 && type == DataType::F16) return Storage::kF16;
-  refuse("operand ", leaf, " is ", type, to_string(buffer.dimensions()), "; the result is ",
-         data_type<T>(), ", so it must be ",
-         data_type<T>() == DataType::F32 ? "F32, BF16 or F16" : "F64");
 }
 
 }  // namespace
@@ -451,44 +222,6 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
   return call;
 }
 
-template <typename T>
-SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyBuffer sums) {
-  const std::size_t n = leaves.size();
-  const Dimensions shape = sums.dimensions();
-  const bool is_batched = shape.size() == 2;
-  if (shape.size() < 1 || shape.size() > 2 || shape.back() != static_cast<std::int64_t>(n)) {
-    refuse("the result is ", sums.element_type(), to_string(shape), "; it must be [", n,
-           "], a sum for each leaf, or [batch, ", n, "]");
-  }
-  SumSquaresCall<T> call{is_batched ? shape[0] : 1, {}, static_cast<T*>(sums.untyped_data())};
-  call.leaves.reserve(n);
-  const Operands operands(leaves);
-  for (std::size_t i = 0; i < n; ++i) {
-    const AnyBuffer leaf = operands[i];
-    const Dimensions dimensions = leaf.dimensions();
-    if (is_batched && !has_batch_axis(dimensions, call.batch)) {
-      refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
-             sums.element_type(), to_string(shape), ", so its first axis must be that batch");
-    }
-    call.leaves.push_back({leaf.untyped_data(), storage_of_squared<T>(i, leaf),
-                           elements_of_entry(dimensions, call.batch)});
-  }
-  return call;
-}
-
-Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
-  if (results.size() != 1) {
-    refuse("got ", 1 + results.size(),
-           " results; it must have the sums alone (not on a GPU), or sums and workspace");
-  }
-  const AnyBuffer workspace = Results(results)[0];
-  if (workspace.element_type() != DataType::U8) {
-    refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
-           "; it must be ", DataType::U8);
-  }
-  return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
-}
-
 template UpdateCall<float> decode_update(const UpdateAttributes&, const AnyBuffer&,
                                          const xla::ffi::RemainingArgs&,
                                          const xla::ffi::RemainingRets&);
@@ -502,8 +235,5 @@ template UpdateCall<float> decode_update_entry(std::int64_t, const AnyBuffer&, c
 template UpdateCall<double> decode_update_entry(std::int64_t, const AnyBuffer&, const AnyBuffer&,
                                                 const xla::ffi::RemainingArgs&,
                                                 const xla::ffi::RemainingRets&);
-
-template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
-template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
 
 }  // namespace nadam_xla::ffi

@@ -1,0 +1,62 @@
+#include "kernels/ffi/buffers.h"
+#include "kernels/ffi/decode.h"
+
+namespace nadam_xla::ffi {
+namespace {
+
+// How a leaf of the sums of squares is stored, whose result is of T.
+template <typename T>
+Storage storage_of_squared(const std::size_t leaf, const AnyBuffer& buffer) {
+  const DataType type = buffer.element_type();
+  if (type == data_type<T>()) return kStorageOf<T>;
+  if (data_type<T>() == DataType::F32 && type == DataType::BF16) return Storage::kBF16;
+  if (data_type<T>() == DataType::F32 && type == DataType::F16) return Storage::kF16;
+  refuse("operand ", leaf, " is ", type, to_string(buffer.dimensions()), "; the result is ",
+         data_type<T>(), ", so it must be ",
+         data_type<T>() == DataType::F32 ? "F32, BF16 or F16" : "F64");
+}
+
+}  // namespace
+
+template <typename T>
+SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyBuffer sums) {
+  const std::size_t n = leaves.size();
+  const Dimensions shape = sums.dimensions();
+  const bool is_batched = shape.size() == 2;
+  if (shape.size() < 1 || shape.size() > 2 || shape.back() != static_cast<std::int64_t>(n)) {
+    refuse("the result is ", sums.element_type(), to_string(shape), "; it must be [", n,
+           "], a sum for each leaf, or [batch, ", n, "]");
+  }
+  SumSquaresCall<T> call{is_batched ? shape[0] : 1, {}, static_cast<T*>(sums.untyped_data())};
+  call.leaves.reserve(n);
+  const Operands operands(leaves);
+  for (std::size_t i = 0; i < n; ++i) {
+    const AnyBuffer leaf = operands[i];
+    const Dimensions dimensions = leaf.dimensions();
+    if (is_batched && !has_batch_axis(dimensions, call.batch)) {
+      refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
+             sums.element_type(), to_string(shape), ", so its first axis must be that batch");
+    }
+    call.leaves.push_back({leaf.untyped_data(), storage_of_squared<T>(i, leaf),
+                           elements_of_entry(dimensions, call.batch)});
+  }
+  return call;
+}
+
+Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
+  if (results.size() != 1) {
+    refuse("got ", 1 + results.size(),
+           " results; it must have the sums alone (not on a GPU), or sums and workspace");
+  }
+  const AnyBuffer workspace = Results(results)[0];
+  if (workspace.element_type() != DataType::U8) {
+    refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
+           "; it must be ", DataType::U8);
+  }
+  return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
+}
+
+template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
+template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
+
+}  // namespace nadam_xla::ffi

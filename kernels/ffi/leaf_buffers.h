@@ -1,0 +1,168 @@
+// The buffers of one leaf of an update: their names, their shapes, and how they are stored.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/ffi/buffers.h"
+#include "kernels/ffi/decode.h"
+#include "kernels/update_call.h"
+
+namespace nadam_xla::ffi {
+
+// Of an operand, the stream's name; of a result too, with a word before it.
+struct Group {
+  const char* name;
+  bool is_result = false;
+};
+
+struct BufferName {
+  Group group;
+  std::size_t leaf;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const BufferName& name) {
+  return out << (name.group.is_result ? "result " : "") << name.group.name << '[' << name.leaf
+             << ']';
+}
+
+// The shape that all buffers of one leaf share, which is that of its first one.
+struct LeafShape {
+  std::size_t leaf;
+  const char* first_stream;
+  Dimensions dimensions;
+};
+
+[[noreturn]] inline void refuse_shape(const LeafShape& expected, const Group group,
+                                      const AnyBuffer& buffer) {
+  refuse(BufferName{group, expected.leaf}, " is ", buffer.element_type(),
+         to_string(buffer.dimensions()), "; its shape must be ", to_string(expected.dimensions),
+         " like that of ", BufferName{{expected.first_stream}, expected.leaf});
+}
+
+// `before`: how many dimensions precede those of the shape.
+inline bool has_shape(const Dimensions& expected, const Dimensions& dimensions,
+                      const std::size_t before = 0) {
+  bool same = dimensions.size() == expected.size() + before;
+  // By hand: a call of memcmp costs more than the one or two comparisons that there are.
+  for (std::size_t i = 0; same && i < expected.size(); ++i) {
+    same = dimensions[before + i] == expected[i];
+  }
+  return same;
+}
+
+inline void check_same_shape(const LeafShape& expected, const Group group,
+                             const AnyBuffer& buffer) {
+  if (!has_shape(expected.dimensions, buffer.dimensions())) refuse_shape(expected, group, buffer);
+}
+
+// How the elements of an array of the rule are stored.
+inline Storage storage_of(const Group group, const std::size_t leaf, const AnyBuffer& buffer) {
+  switch (buffer.element_type()) {
+    case DataType::F32:
+      return Storage::kF32;
+    case DataType::F64:
+      return Storage::kF64;
+    case DataType::BF16:
+      return Storage::kBF16;
+    case DataType::F16:
+      return Storage::kF16;
+    default:
+      refuse(BufferName{group, leaf}, " is ", buffer.element_type(), to_string(buffer.dimensions()),
+             "; it must be F32, F64, BF16 or F16");
+  }
+}
+
+inline Storage storage_of_master(const std::size_t leaf, const AnyBuffer& master,
+                                 const Storage params) {
+  const DataType type = master.element_type();
+  const bool is_bfloat16 = params == Storage::kBF16;
+  if (type == DataType::F32 && (is_bfloat16 || params == Storage::kF16)) return Storage::kF32;
+  if (type == DataType::U16 && is_bfloat16) return Storage::kRemainder16;
+  if (type == DataType::U8 && is_bfloat16) return Storage::kRemainder8;
+  refuse(BufferName{{name_of(Stream::kMaster)}, leaf}, " is ", type,
+         "; of parameters that are BF16 it must be F32, U16 or U8, of F16 it must be F32, and"
+         " others have none");
+}
+
+// How each operand of a leaf is stored.
+template <typename T>
+void check_storage(const UpdateAttributes& attributes, const std::size_t leaf,
+                   const Leaf& of_leaf) {
+  const bool is_v1 = attributes.layout == RowLayout::kV1;
+  for (int i = 0; i < kRuleStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    if (is_v1 && of_leaf.stored[i] != kStorageOf<T>) {
+      refuse(BufferName{{name_of(stream)}, leaf}, " is not stored as coefficients are; it must be ",
+             data_type<T>());
+    }
+  }
+  if (attributes.streams.has(Stream::kParams) && kStorageOf<T> != Storage::kF64 &&
+      of_leaf.storage(Stream::kParams) == Storage::kF64) {
+    refuse(BufferName{{name_of(Stream::kParams)}, leaf}, " is F64; coefficients must be F64 too");
+  }
+}
+
+// A new state, or parameter, is stored as the one before.
+inline void check_stored_alike(const Stream stream, const std::size_t leaf, const AnyBuffer& before,
+                               const AnyBuffer& after) {
+  if (before.element_type() != after.element_type()) {
+    refuse(BufferName{{name_of(stream), true}, leaf}, " is ", after.element_type(), "; it must be ",
+           before.element_type(), " like ", BufferName{{name_of(stream)}, leaf});
+  }
+}
+
+// The operands and results of the leaves of a call, by their names.
+class Buffers {
+ public:
+  Buffers(const UpdateAttributes& attributes, const xla::ffi::RemainingArgs& leaves,
+          const xla::ffi::RemainingRets& results)
+      : streams_(attributes.streams),
+        n_(leaves.size() / streams_.count()),
+        operands_(leaves),
+        results_(results) {}
+
+  std::size_t leaves() const { return n_; }
+  AnyBuffer operand(const Stream stream, const std::size_t leaf) const {
+    return operands_[streams_.place(stream) * n_ + leaf];
+  }
+  AnyBuffer result(const int which, const std::size_t leaf) const {
+    return results_[which * n_ + leaf];
+  }
+
+ private:
+  StreamSet streams_;
+  std::size_t n_;
+  Operands operands_;
+  Results results_;
+};
+
+// The memory of a leaf and how it is stored. Whether the shapes fit is left to be checked.
+template <typename T>
+Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
+                 const std::size_t leaf) {
+  const StreamSet streams = attributes.streams;
+  Leaf decoded;
+  for (int i = 0; i < kStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    const Stream present = streams.has(stream) ? stream : Stream::kGrads;
+    const AnyBuffer buffer = buffers.operand(present, leaf);
+    decoded.in[i] = buffer.untyped_data();
+    decoded.stored[i] = present == Stream::kMaster
+                            ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
+                            : storage_of({name_of(present)}, leaf, buffer);
+  }
+  for (int i = 0; i < kResults; ++i) {
+    decoded.out[i] = buffers.result(i < streams.results() ? i : 0, leaf).untyped_data();
+  }
+  decoded.stored_first =
+      storage_of({name_of(Stream::kParams), true}, leaf, buffers.result(0, leaf));
+  check_storage<T>(attributes, leaf, decoded);
+  for (int i = 0; i < streams.results(); ++i) {
+    if (i == 0 && attributes.returns_change) continue;
+    check_stored_alike(stream_of_result(i), leaf, buffers.operand(stream_of_result(i), leaf),
+                       buffers.result(i, leaf));
+  }
+  return decoded;
+}
+
+}  // namespace nadam_xla::ffi
