@@ -27,7 +27,9 @@ inline constexpr int kRuleStates = 2;
 inline constexpr int kRuleResults = 1 + kRuleStates;
 
 NADAM_XLA_INLINE constexpr Stream state(const int number) {
-  return static_cast<Stream>(static_cast<int>(Stream::kMu) + number);
+  const bool is_of_rule = number < kRuleStates;
+  const Stream first = is_of_rule ? Stream::kMu : Stream::kMaster;
+  return static_cast<Stream>(static_cast<int>(first) + number - (is_of_rule ? 0 : kRuleStates));
 }
 
 // The stream whose new values, or whose change, a result holds.
@@ -39,26 +41,37 @@ inline constexpr const char* name_of(const Stream stream) {
   return kStreamNames[static_cast<int>(stream)];
 }
 
+// The stream's bit in the number by which a program says which streams there are. It stays what it
+// is: those of the rule count from 0, and what is stored beside them from 16.
+NADAM_XLA_INLINE constexpr int bit_of(const Stream stream) {
+  const auto number = static_cast<int>(stream);
+  return number < kRuleStreams ? number : 16 + number - kRuleStreams;
+}
+
 // The streams of one call, as the bits of a number.
 class StreamSet {
  public:
-  // Gradients and states. All others may be absent.
+  // Gradients and moments. All others may be absent.
   static constexpr StreamSet required() { return StreamSet(0b1110); }
   static constexpr StreamSet with_params() { return StreamSet(0b1111); }
-  static constexpr StreamSet known() { return StreamSet((1 << kStreams) - 1); }
+  static constexpr StreamSet known() {
+    std::int64_t bits = 0;
+    for (int i = 0; i < kStreams; ++i) bits |= std::int64_t{1} << bit_of(static_cast<Stream>(i));
+    return StreamSet(bits);
+  }
 
   explicit constexpr StreamSet(const std::int64_t bits) : bits_(bits) {}
 
   NADAM_XLA_INLINE constexpr bool has(const Stream stream) const {
-    return bits_ >> static_cast<int>(stream) & 1;
+    return bits_ >> bit_of(stream) & 1;
   }
 
   constexpr bool is_known() const {
     const bool has_required = (bits_ & required().bits_) == required().bits_;
-    return has_required && bits_ >> kStreams == 0;
+    return has_required && (bits_ & ~known().bits_) == 0;
   }
 
-  constexpr std::size_t count() const { return number_of(bits_); }
+  constexpr std::size_t count() const { return before(kStreams); }
 
   // How many results a leaf has: one for the parameters, or their change, and one for each state.
   NADAM_XLA_INLINE constexpr int results() const {
@@ -67,13 +80,14 @@ class StreamSet {
 
   // Which of those that are there it is, counted from zero.
   constexpr std::size_t place(const Stream stream) const {
-    return number_of(bits_ & ((std::int64_t{1} << static_cast<int>(stream)) - 1));
+    return before(static_cast<int>(stream));
   }
 
  private:
-  static constexpr std::size_t number_of(std::int64_t bits) {
+  // How many of the first streams are there.
+  constexpr std::size_t before(const int streams) const {
     std::size_t number = 0;
-    for (; bits != 0; bits &= bits - 1) ++number;
+    for (int i = 0; i < streams; ++i) number += has(static_cast<Stream>(i));
     return number;
   }
 

@@ -9,8 +9,20 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-STREAMS = ("params", "grads", "mu", "nu", "master")
+RULE_STREAMS = ("params", "grads", "mu", "nu")
+"""What the rule computes with."""
+
+STREAMS = (*RULE_STREAMS, "master")
 """All that a leaf may have, in the order of travel: one stream of all leaves, then the next."""
+
+
+def bit_of(stream: str) -> int:
+    """The stream's bit in the attribute ``streams``, which a program keeps.
+
+    Those of the rule count from 0, and what is stored beside them from 16.
+    """
+    place, of_rule = STREAMS.index(stream), len(RULE_STREAMS)
+    return place if place < of_rule else 16 + place - of_rule
 
 
 class Streams(NamedTuple):
@@ -82,7 +94,7 @@ class Streams(NamedTuple):
         Args:
             first_row: of the leaves' rows in a table that has more than one.
         """
-        present = sum(1 << STREAMS.index(name) for name in self.operands)
+        present = sum(1 << bit_of(name) for name in self.operands)
         rounding = {"rounding": 1} if self.is_stochastic else {}
         return {
             "streams": present,

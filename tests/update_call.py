@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 STREAMS = ("params", "grads", "mu", "nu", "master")
+BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "master": 16}
 STATES = ("mu", "nu", "master")
 Leaf = Mapping[str, np.ndarray]
 
@@ -65,7 +66,7 @@ def traced_update(
         *((leaf[name].shape, leaf[name].dtype) for name in states for leaf in leaves),
     ]
     attributes = {
-        "streams": np.int64(sum(1 << STREAMS.index(name) for name in streams)),
+        "streams": np.int64(sum(1 << BITS[name] for name in streams)),
         "returns_change": np.bool_(change is not None),
         "first_row": np.int64(first_row),
     }

@@ -1,11 +1,13 @@
 // The Python module nadam_xla._native: the CPU handlers, the way to the CUDA handlers, and
 // facts about this build.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/bindings/cuda_library.h"
@@ -57,9 +59,15 @@ NB_MODULE(_native, m) {
       [] { return std::vector<std::string>(std::begin(kRowFields), std::end(kRowFields)); },
       "The coefficients of a row, in order.");
   m.def(
-      "stream_names",
-      [] { return std::vector<std::string>(std::begin(kStreamNames), std::end(kStreamNames)); },
-      "The arrays that a leaf may have, in the order in which they travel.");
+      "stream_bits",
+      [] {
+        std::vector<std::pair<std::string, int>> bits;
+        for (int i = 0; i < kStreams; ++i) {
+          bits.emplace_back(kStreamNames[i], bit_of(static_cast<Stream>(i)));
+        }
+        return bits;
+      },
+      "The arrays that a leaf may have, in the order in which they travel, each with its bit.");
   m.def(
       "instruction_set", [] { return std::string(cpu::instruction_set().name); },
       "The instruction set that the loops use in this process.");

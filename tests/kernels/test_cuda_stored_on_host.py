@@ -54,7 +54,7 @@ class Storage:
 
     @property
     def streams(self) -> int:
-        return 0b1110 | (self.params is not None) | (self.master is not None) << 4
+        return 0b1110 | (self.params is not None) | (self.master is not None) << 16
 
 
 def numbers(rng: np.random.Generator, dtype: Any, size: int) -> np.ndarray:
@@ -295,7 +295,7 @@ def test_an_entry_of_stacks(index: int, length: int) -> None:
             array[part] = result
     arrays = [(stored(leaf), stored([leaf[0], *leaf[2:]])) for leaf in leaves]
     native.update_as_on_gpu(
-        table.ravel(), 1, len(leaves), False, arrays, streams=0b11111, stochastic=True, index=index
+        table.ravel(), 1, len(leaves), False, arrays, streams=1 << 16 | 0b1111, stochastic=True, index=index
     )
     for (p, _, *states), of_leaf in zip(leaves, expected, strict=True):
         for array, value in zip([p, *states], of_leaf, strict=True):

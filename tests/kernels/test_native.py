@@ -14,7 +14,7 @@ from processes import output_of
 
 from nadam_xla import _native
 from nadam_xla.coefficients import Coefficients
-from nadam_xla.streams import STREAMS
+from nadam_xla.streams import STREAMS, bit_of
 
 
 def test_both_languages_lay_out_the_row_alike() -> None:
@@ -22,7 +22,7 @@ def test_both_languages_lay_out_the_row_alike() -> None:
 
 
 def test_both_languages_name_the_streams_alike() -> None:
-    assert _native.stream_names() == list(STREAMS)
+    assert _native.stream_bits() == [(name, bit_of(name)) for name in STREAMS]
 
 
 def test_the_ffi_is_the_oldest_that_any_supported_runtime_has() -> None:
