@@ -1,8 +1,8 @@
-"""Every float32 through every encoder and decoder of the update, in one process.
+"""Every float32 through every encoder and decoder of the update.
 
-``python sweep.py check`` compares each stored number with an independent rule; with ``digest`` it
-only computes them. Either prints a digest of all bits, so that of several instruction sets one is
-checked, and the others need but print the same.
+``python sweep.py check 0 2`` compares each stored number of the first of two parts with an
+independent rule; with ``digest`` it only computes them. Either prints a digest of all bits, so that
+of several instruction sets one is checked, and the others need but print the same.
 
 Calls whose coefficients make them an identity hand each number from an array of float32 to the
 encoder, and from the decoder to an array of float32.
@@ -232,18 +232,18 @@ def numbers(arrays: Mapping[str, jax.Array]) -> Arrays:
     return {name: np.asarray(x) for name, x in arrays.items()}
 
 
-def starts() -> Iterator[int]:
-    """The first number of each chunk, as bits."""
-    yield from range(0, 2**32, CHUNK)
+def starts(part: int, parts: int) -> Iterator[int]:
+    """The first number of each chunk of one of the parts, as bits."""
+    yield from range(part * CHUNK, 2**32, parts * CHUNK)
 
 
-def run(*, checks: bool) -> np.uint64:
-    """The digest of all that the kernel stores and reads."""
+def run(part: int, parts: int, *, checks: bool) -> np.uint64:
+    """The digest of all that the kernel stores and reads of one of the parts."""
     jax.config.update("jax_enable_x64", True)
     digest, rules, read = Digest(), Rules() if checks else None, numbers(read_numbers())
     if rules:
         compare(read, rules.of_stored(), 0)
-    for start in starts():
+    for start in starts(part, parts):
         results = [numbers(f(np.uint32(start))) for f in (stored_numbers, joined_pairs)]
         if rules:
             check_chunk(rules, start, *results)
@@ -255,4 +255,6 @@ def run(*, checks: bool) -> np.uint64:
 
 
 if __name__ == "__main__":
-    print(_native.instruction_set(), run(checks=sys.argv[1] == "check"))
+    command, part, parts = sys.argv[1:]
+    digest = run(int(part), int(parts), checks=command == "check")
+    print(_native.instruction_set(), digest)

@@ -295,7 +295,14 @@ def test_an_entry_of_stacks(index: int, length: int) -> None:
             array[part] = result
     arrays = [(stored(leaf), stored([leaf[0], *leaf[2:]])) for leaf in leaves]
     native.update_as_on_gpu(
-        table.ravel(), 1, len(leaves), False, arrays, streams=1 << 16 | 0b1111, stochastic=True, index=index
+        table.ravel(),
+        1,
+        len(leaves),
+        False,
+        arrays,
+        streams=1 << 16 | 0b1111,
+        stochastic=True,
+        index=index,
     )
     for (p, _, *states), of_leaf in zip(leaves, expected, strict=True):
         for array, value in zip([p, *states], of_leaf, strict=True):
