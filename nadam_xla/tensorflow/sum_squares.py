@@ -10,7 +10,7 @@ from nadam_xla.calls import full_calls
 from nadam_xla.platforms import CUDA
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
-from nadam_xla.tensorflow.update import check_leaves
+from nadam_xla.tensorflow.update import as_stored, check_leaves
 from nadam_xla.workspace import workspace_bytes
 
 
@@ -20,7 +20,8 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     They do not depend on the number of threads, and are summed in float64 before they are rounded.
 
     Args:
-        tensors: floating-point tensors of static shape; those narrower than float32 are widened.
+        tensors: floating-point tensors of static shape; bfloat16 and float16 are read
+            as they are, and what is narrower still is widened.
 
     Returns:
         A scalar for each tensor, float64 for float64 tensors and float32 for all others.
@@ -35,7 +36,7 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     check_leaves("tensors", tensors)
     results: list[Any] = [None] * len(tensors)
     for dtype, indices in full_calls([x.dtype.name for x in tensors], runtime.CALLS_ARE_FOR):
-        leaves = [tf.cast(tensors[i], dtype) for i in indices]
+        leaves = [as_stored(tensors[i]) for i in indices]
         results_of_call = [((len(leaves),), dtype)]
         if CUDA in runtime.PLATFORMS:
             results_of_call.append(((workspace_bytes(len(leaves)),), "uint8"))
@@ -46,7 +47,8 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
 
 
 def _gradient(op: Any, of_sums: Any, *_: Any) -> list[Any]:
-    return [2 * x * g for x, g in zip(op.inputs, tf.unstack(of_sums), strict=True)]
+    pairs = zip(op.inputs, tf.unstack(of_sums), strict=True)
+    return [tf.cast(2 * tf.cast(x, g.dtype) * g, x.dtype) for x, g in pairs]
 
 
 differentiate(targets.SUM_SQUARES, _gradient)

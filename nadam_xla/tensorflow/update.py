@@ -179,7 +179,7 @@ def _check_own_leaf(coefficients: Coefficients, tensors: int) -> None:
 def _call(table: Any, kind: Kind, leaves: Leaves, awaited: list[Any]) -> list[list[Any]]:
     """One custom call of leaves; the results are grouped as the streams that they overwrite."""
     n, streams = len(leaves["grads"]), kind.streams
-    stored = {name: [_as_stored(x) for x in leaves[name]] for name in streams.operands}
+    stored = {name: [as_stored(x) for x in leaves[name]] for name in streams.operands}
     results = custom_call(
         targets.UPDATE,
         [table, *(x for name in streams.operands for x in stored[name]), *awaited],
@@ -194,7 +194,7 @@ def _call(table: Any, kind: Kind, leaves: Leaves, awaited: list[Any]) -> list[li
     return [results[i : i + n] for i in range(0, len(results), n)]
 
 
-def _as_stored(x: Any) -> Any:
+def as_stored(x: Any) -> Any:
     """The tensor as the kernels read it: widened, where they know no such numbers."""
     is_known = x.dtype.name in (*STORED, *MASTER_DTYPES.values())
     return x if is_known else tf.cast(x, compute_dtype(x.dtype.name))

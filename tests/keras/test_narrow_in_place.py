@@ -27,7 +27,7 @@ CHOICES = [
     {"master": "correction", "rounding": "stochastic"},
 ]
 
-# Names for memory, and the call itself.
+# Names for memory, and the calls themselves.
 NO_PASS = {"parameter", "get-tuple-element", "tuple", "custom-call", "bitcast", "constant"}
 
 
@@ -58,7 +58,12 @@ TEXT_OF: Callable[..., str] = {"tensorflow": on_tensorflow, "jax": on_jax}[BACKE
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize(
-    "arguments", [{}, {"weight_decay": 0.1, "clipvalue": 1.0, "loss_scale_factor": 8.0}], ids=str
+    "arguments",
+    [
+        {"weight_decay": 0.1, "clipvalue": 1.0, "loss_scale_factor": 8.0},
+        {"global_clipnorm": 1.0},
+    ],
+    ids=str,
 )
 def test_nothing_but_the_call_touches_a_whole_leaf(
     choice: dict[str, Any], arguments: dict[str, Any]
