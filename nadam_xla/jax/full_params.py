@@ -65,7 +65,7 @@ def full_params(params: PyTree, masters: PyTree) -> PyTree:
         masters: ``state.master``.
 
     Returns:
-        A tree of float32 arrays, but for the parameters that have no master: these as they are.
+        A tree of float32 arrays. A parameter that has no master is there as it is.
 
     Raises:
         ValueError: the trees differ in structure or shapes.
