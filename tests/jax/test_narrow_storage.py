@@ -59,7 +59,15 @@ def tree(seed: int, dtype: Any, scale: float = 1.0) -> dict[str, jax.Array]:
     return {k: jnp.asarray(scale * rng.normal(size=s), dtype) for k, s in SHAPES.items()}
 
 
-def steps(tx: Any, params: Any, n: int = 3, *, dtype: Any = None, kind: str = "apply") -> Any:
+def steps(
+    tx: Any,
+    params: Any,
+    n: int = 3,
+    *,
+    dtype: Any = None,
+    kind: str = "apply",
+    compilations: int = 1,
+) -> Any:
     """The parameters and the state after some steps."""
 
     @jax.jit
@@ -73,7 +81,7 @@ def steps(tx: Any, params: Any, n: int = 3, *, dtype: Any = None, kind: str = "a
     dtype = dtype or jax.tree.leaves(params)[0].dtype
     for t in range(n):
         params, state = step(params, state, tree(10 + t, dtype))
-    assert step._cache_size() == 1, "recompiled"
+    assert step._cache_size() <= compilations, "recompiled"
     return params, state
 
 
@@ -605,7 +613,8 @@ class TestWrappers:
         dtype, options = choice
         params = tree(0, dtype)
         tx = optax.MultiSteps(nadamw(1e-2, **options), 2)
-        found, _ = steps(tx, params, 4, kind="update")
+        # Optax 0.2.5 sums in another dtype than that of its zeros.
+        found, _ = steps(tx, params, 4, kind="update", compilations=2)
         assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
 
     def test_injected_hyperparameters_with_a_seed(self) -> None:
