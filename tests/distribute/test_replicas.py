@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from nadam_xla.keras import Nadam
-from nadam_xla.keras.optimizer_state import state_of
+from nadam_xla.keras.optimizer_state import LeafFacts, state_of
 from nadam_xla.keras.step_hyperparameters import hyperparameters_of
 from nadam_xla.keras.tensorflow_compiled import Leaves, update
 from nadam_xla.keras.tensorflow_leaves import tensorflow_variable
@@ -378,8 +378,8 @@ def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> N
     given = hyperparameters_of(optimizer, tf.convert_to_tensor)
 
     def step_on(leaves: Leaves) -> Any:
-        decays = (True,) * len(variables)
-        return tf.function(lambda grads: update(leaves, grads, decays, given), jit_compile=True)
+        facts = LeafFacts((True,) * len(variables), ())
+        return tf.function(lambda grads: update(leaves, grads, facts, given), jit_compile=True)
 
     for device, own in zip(DEVICES, mirrored.experimental_local_results(state), strict=True):
         step = step_on(Leaves(own))
