@@ -242,6 +242,7 @@ def test_the_moments_have_the_dtypes_that_were_chosen() -> None:
     assert optimizer._u_product.dtype == "float32"
 
 
+@only_where_fused
 def test_a_master_begins_at_its_variable() -> None:
     of = variables("bfloat16")
     for master in ("float32", "remainder", "correction"):
