@@ -123,13 +123,9 @@ def update_trees(
         for i in range(treedef.num_leaves)
     ]
     results: list[Any] = [None] * len(leaves)
-    for kind, indices in _kinds(leaves, rounding).items():
-        streams = Streams(
-            has_params=params is not None,
-            returns_change=returns == "change",
-            has_master=kind.has_master,
-            is_stochastic=kind.is_stochastic,
-        )
+    plain = Streams(has_params=params is not None, returns_change=returns == "change")
+    for kind, indices in _kinds(leaves, plain, rounding).items():
+        streams = kind.streams
         table = _table(coefficients, kind.dtype, indices, len(leaves))
         if kind.axes:
             table = _with_shard(table, kind.axes)
@@ -139,7 +135,7 @@ def update_trees(
             first, *states = updated[place :: len(indices)]
             # Which does not heed the dtypes of those that are weak.
             first = first if streams.has_params else first.astype(leaves[i].dtype)
-            results[i] = (first, *states, *([] if kind.has_master else [None]))
+            results[i] = (first, *states, *([] if streams.has_master else [None]))
     unflattened = (treedef.unflatten([r[i] for r in results]) for i in range(4))
     first, second, third, fourth = unflattened
     return first, second, third, fourth if master is not None else None
@@ -183,14 +179,19 @@ class _Kind(NamedTuple):
     """What the leaves that are updated together have in common."""
 
     dtype: str  # that they are computed in
+    streams: Streams
     is_complex: bool
-    has_master: bool
-    is_stochastic: bool
     axes: tuple[str, ...]  # over which they vary in ``shard_map``, where rounding is stochastic
 
 
-def _kinds(leaves: Sequence[_Leaf], rounding: Rounding) -> dict[_Kind, list[int]]:
-    """The leaves, by their numbers, of each kind."""
+def _kinds(leaves: Sequence[_Leaf], plain: Streams, rounding: Rounding) -> dict[_Kind, list[int]]:
+    """The leaves, by their numbers, of each kind.
+
+    Args:
+        leaves: all of them.
+        plain: the streams of one that has no master and is rounded to the nearest.
+        rounding: of what is narrow.
+    """
     kinds: dict[_Kind, list[int]] = {}
     for i, leaf in enumerate(leaves):
         stored = [x for name, x in leaf.given.items() if name != "grads"]
@@ -198,9 +199,8 @@ def _kinds(leaves: Sequence[_Leaf], rounding: Rounding) -> dict[_Kind, list[int]
         varying = (varying_axes(jax.typeof(x)) for x in leaf.given.values())
         kind = _Kind(
             dtype=compute_dtype(str(leaf.dtype)),
+            streams=plain._replace(has_master=leaf.master is not None, is_stochastic=is_stochastic),
             is_complex=any(map(is_complex, leaf.given.values())),
-            has_master=leaf.master is not None,
-            is_stochastic=is_stochastic,
             axes=tuple(sorted(frozenset().union(*varying))) if is_stochastic else (),
         )
         kinds.setdefault(kind, []).append(i)
