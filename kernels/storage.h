@@ -107,7 +107,8 @@ NADAM_XLA_INLINE float of_float16(const std::uint16_t stored) {
   return float_of(sign | (exponent == kExponent ? infinite : finite));
 }
 
-NADAM_XLA_INLINE std::uint16_t to_float16(const float x) {
+// The bits of the nearest float16. A word: loops over words alone become better vectors.
+NADAM_XLA_INLINE std::uint32_t float16_bits_of(const float x) {
   constexpr std::uint32_t kTooLarge = (127u + 16u) << 23;        // 2^16
   constexpr std::uint32_t kSmallestNormal = (127u - 14u) << 23;  // 2^-14
   constexpr float kHalf = 0.5f;  // its last place is the smallest float16
@@ -120,11 +121,11 @@ NADAM_XLA_INLINE std::uint16_t to_float16(const float x) {
   const std::uint32_t beyond = magnitude > kFloatInfinity ? nan : kFloat16Infinity;
   const std::uint32_t finite = magnitude < kSmallestNormal ? subnormal : normal;
   const std::uint32_t rounded = magnitude >= kTooLarge ? beyond : finite;
-  return static_cast<std::uint16_t>((bits >> 16 & 0x8000) | rounded);
+  return (bits >> 16 & 0x8000) | rounded;
 }
 
 // The draw is uniform in [0, 2^16). Infinity is what is nearest to infinity, and nothing else.
-NADAM_XLA_INLINE std::uint16_t to_float16(const float x, const std::uint32_t draw) {
+NADAM_XLA_INLINE std::uint32_t float16_bits_of(const float x, const std::uint32_t draw) {
   constexpr std::uint32_t kTooLarge = (127u + 16u) << 23;  // 2^16
   constexpr std::uint32_t kFirstExponent = 127 - 14;       // of a normal float16
   const std::uint32_t bits = bits_of(x);
@@ -139,10 +140,17 @@ NADAM_XLA_INLINE std::uint16_t to_float16(const float x, const std::uint32_t dra
   const auto whole = static_cast<std::int32_t>(places < kWhole ? places + 0.5f : places);
   const std::uint32_t drawn = (static_cast<std::uint32_t>(whole) + draw) >> 16;
   const std::uint32_t rounded = drawn + ((of_last_place - kFirstExponent) << 10);
-  const std::uint32_t nearest = to_float16(x);
+  const std::uint32_t nearest = float16_bits_of(x);
   const std::uint32_t sign = bits >> 16 & 0x8000;
   const bool is_finite = !is_large && rounded < kFloat16Infinity;
-  return static_cast<std::uint16_t>(is_finite ? sign | rounded : nearest);
+  return is_finite ? sign | rounded : nearest;
+}
+
+NADAM_XLA_INLINE std::uint16_t to_float16(const float x) {
+  return static_cast<std::uint16_t>(float16_bits_of(x));
+}
+NADAM_XLA_INLINE std::uint16_t to_float16(const float x, const std::uint32_t draw) {
+  return static_cast<std::uint16_t>(float16_bits_of(x, draw));
 }
 
 // ---- a float32 as a bfloat16 and a remainder ----------------------------------------------------

@@ -149,8 +149,9 @@ NADAM_XLA_INLINE T product_if_on(const T coefficient, const T x) {
 template <typename T>
 inline constexpr T kNoChange = -T(0);
 
-// Which of the optional terms a row may have: what it has not need not cost anything.
-enum class Terms { kNone, kDecay, kDecayAndClamp };
+// Which of the optional terms a row may have: what it has not need not cost anything. A plain one
+// has none, nor does it scale gradients or add anything inside the root.
+enum class Terms { kPlain, kNone, kDecay, kDecayAndClamp };
 
 template <typename T>
 NADAM_XLA_INLINE Terms terms_of(const Row<T>& row) {
@@ -160,20 +161,30 @@ NADAM_XLA_INLINE Terms terms_of(const Row<T>& row) {
   return row.decay == T(0) && row.l2 == T(0) ? Terms::kNone : Terms::kDecay;
 }
 
+// Of a row without optional terms. Its eps hides which sign a root of zero has.
+template <typename T>
+NADAM_XLA_INLINE bool is_plain(const Row<T>& row) {
+  return row.grad_scale == T(1) && row.eps_root == T(0) && row.eps > T(0);
+}
+
 // The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
 template <Terms kTerms = Terms::kDecayAndClamp, typename T>
 NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of) {
   const T p = of[Stream::kParams];
   const auto decayed = [p](const T coefficient) {
-    return kTerms == Terms::kNone ? T(0) : product_if_on(coefficient, p);
+    constexpr bool kMayDecay = kTerms == Terms::kDecay || kTerms == Terms::kDecayAndClamp;
+    return kMayDecay ? product_if_on(coefficient, p) : T(0);
   };
-  const T scaled = row.grad_scale * of[Stream::kGrads];
+  constexpr bool kIsPlain = kTerms == Terms::kPlain;
+  const T g = of[Stream::kGrads];
+  const T scaled = kIsPlain ? g : row.grad_scale * g;
   const T clamped = kTerms == Terms::kDecayAndClamp ? clamp(row, scaled) : scaled;
   const T gradient = clamped + decayed(row.l2);
   const T mu = row.b1 * of[Stream::kMu] + row.one_minus_b1 * gradient;
   const T nu = row.b2 * of[Stream::kNu] + row.one_minus_b2 * (gradient * gradient);
-  const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) /
-                                      (square_root(row.c_v * nu + row.eps_root) + row.eps));
+  const T corrected_nu = row.c_v * nu;
+  const T root = square_root(kIsPlain ? corrected_nu : corrected_nu + row.eps_root);
+  const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) / (root + row.eps));
   const T taken = decayed(row.decay) + step;
   return {p - taken, -taken, {mu, nu}};
 }

@@ -1,18 +1,24 @@
-// The random numbers of a block. Part of loops.cpp, whose rules hold here.
+// The random numbers of a leaf, drawn for some steps together. Part of loops.cpp, whose rules hold
+// here.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/cpu/codec.h"
+#include "kernels/cpu/halves.h"
+#include "kernels/cpu/mixtures.h"
 #include "kernels/random_bits.h"
+#include "kernels/streams.h"
 
 namespace nadam_xla::cpu {
 namespace {
 
-// 16 bits for each element of a block, in pairs. Its first element is a multiple of eight.
+// The elements whose numbers are drawn together: eight for each lane of the widest vectors.
+constexpr std::int64_t kDrawn = 128;
+
+// 16 bits for each element, in pairs. The first one is a multiple of eight.
 void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t first,
           const Draw what) {
-  constexpr std::uint32_t kOctets = kBlock / 8;
+  constexpr std::uint32_t kOctets = kDrawn / 8;
   const RandomKey key = given;
   const auto octet = static_cast<std::uint64_t>(first) / 8;
   const auto lower = static_cast<std::uint32_t>(octet);
@@ -28,12 +34,46 @@ void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t
   }
 }
 
-void swap_bytes(const std::uint32_t* const from, std::uint32_t* const to) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < kHalf; ++i) {
-    to[i] = (from[i] & 0x00ff00ff) << 8 | (from[i] >> 8 & 0x00ff00ff);
+NADAM_XLA_INLINE void swap_bytes(const std::uint32_t* const from, std::uint32_t* const to) {
+  for (std::int64_t i = 0; i < kDrawn / 2; i += kWordsOfVector) {
+    const Halves halves = halves_at(from + i);
+    store(halves << 8 | halves >> 8, to + i);
   }
 }
+
+// The random numbers of a step; null where nothing is drawn.
+struct StepDraws {
+  const std::uint32_t* params;
+  const std::uint32_t* states[kRuleStates];
+};
+
+class Draws {
+ public:
+  // Of the step that begins with this element of a stretch, whose first one has that number. The
+  // steps come one after the other.
+  NADAM_XLA_INLINE StepDraws of_step(const Mixture& mixture, const RandomKey& key,
+                                     const std::int64_t first, const std::int64_t element) {
+    const std::int64_t before = element % kDrawn;
+    if (before == 0) draw_all(mixture, key, first + element);
+    const std::int64_t pair = before / 2;
+    const bool states = mixture.draws_states();
+    return {mixture.draws_params() ? of_params_ + pair : nullptr,
+            {states ? of_states_[0] + pair : nullptr, states ? of_states_[1] + pair : nullptr}};
+  }
+
+ private:
+  NADAM_XLA_INLINE void draw_all(const Mixture& mixture, const RandomKey& key,
+                                 const std::int64_t first) {
+    if (mixture.draws_states()) {
+      draw(of_states_[0], key, first, Draw::kOfStates);
+      swap_bytes(of_states_[0], of_states_[1]);
+    }
+    if (mixture.draws_params()) draw(of_params_, key, first, Draw::kOfParams);
+  }
+
+  alignas(64) std::uint32_t of_states_[kRuleStates][kDrawn / 2];
+  alignas(64) std::uint32_t of_params_[kDrawn / 2];
+};
 
 }  // namespace
 }  // namespace nadam_xla::cpu

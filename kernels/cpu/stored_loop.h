@@ -1,12 +1,17 @@
-// The update of a stretch that is not stored as the rule computes: block by block, each decoded
-// into the cache, updated there, and encoded. Part of loops.cpp, whose rules hold here.
+// The update of a stretch that is not stored as the rule computes: step by step, each decoded,
+// updated, and encoded. Part of loops.cpp, whose rules hold here.
 //
-// So the ways of storing add up: one decoder and one encoder each, and not a loop for each mixture.
+// So the ways of storing add up: one decoder and one encoder each, and one loop over them.
 #pragma once
+
+#include <utility>
 
 #include "kernels/cpu/codec.h"
 #include "kernels/cpu/draws.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/mixtures.h"
+#include "kernels/cpu/prefetch.h"
+#include "kernels/cpu/rare_numbers.h"
 #include "kernels/cpu/update_loop.h"
 
 namespace nadam_xla::cpu {
@@ -19,138 +24,212 @@ void copy(const void* const from, void* const to, const std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; ++i) target[i] = source[i];
 }
 
-NADAM_XLA_INLINE bool is_narrow(const Storage storage) {
-  return storage == Storage::kBF16 || storage == Storage::kF16;
-}
-
-// The blocks of a stretch. While the divider is busy with one, the one before is encoded and the
-// next one decoded: two buffers take turns.
-template <typename T, Returns kReturns>
-class StoredLoop {
- public:
-  // The stretch has whole blocks. of_stored: the change that is returned is that of the parameters
-  // as they are stored.
-  StoredLoop(const UpdateStretch<T>& stretch, const bool of_stored) : s_(stretch) {
-    const Storage params = s_.leaf.storage(Stream::kParams);
-    const Storage master = s_.leaf.storage(Stream::kMaster);
-    const bool has_master = s_.streams.has(Stream::kMaster);
-    const bool is_stochastic = s_.rounding == Rounding::kStochastic;
-    draws_states_ = is_stochastic && (is_narrow(s_.leaf.storage(Stream::kMu)) ||
-                                      is_narrow(s_.leaf.storage(Stream::kNu)));
-    draws_params_ =
-        is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
-    for (int i = 0; i < kRuleStreams; ++i) set_decoding(i, has_master && i == kParams);
-    set_params(of_stored, has_master, params, master);
-    for (int i = 1; i < kRuleResults; ++i) {
-      set_encoding(i, encoder_of<T>(s_.leaf.storage_of_result(i), s_.rounding),
-                   draws_of_state_[i - 1]);
-    }
-  }
-
-  template <Terms kTerms>
-  void run() {
-    const Row<T> row = s_.row;
-    const std::int64_t blocks = s_.leaf.length / kBlock;
-    for (Decoding<T>& decoding : decodings_) decoding.run(0);
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const auto buffer = static_cast<int>(block % 2);
-      const Streams<T> numbers = numbers_[buffer];
-      update_elements<kReturns, kTerms>(row, numbers, 0, kHalf);
-      if (block != 0) encode(1 - buffer, block - 1);
-      update_elements<kReturns, kTerms>(row, numbers, kHalf, kBlock);
-      if (block + 1 == blocks) break;
-      for (Decoding<T>& decoding : decodings_) decoding.run(1 - buffer);
-    }
-    encode(static_cast<int>((blocks - 1) % 2), blocks - 1);
-  }
-
- private:
-  static constexpr int kParams = static_cast<int>(Stream::kParams);
-  static constexpr int kMaster = static_cast<int>(Stream::kMaster);
-
-  void set_decoding(const int i, const bool is_params_of_master) {
-    const Storage master = s_.leaf.storage(Stream::kMaster);
-    const bool is_full_master = is_params_of_master && master == Storage::kF32;
-    const int stream = is_full_master ? kMaster : i;
-    const bool is_joined = is_params_of_master && !is_full_master;
-    decodings_[i] = {decoder_of<T>(is_joined ? master : s_.leaf.stored[stream]),
-                     s_.leaf.in[stream],
-                     s_.leaf.in[kMaster],
-                     {buffers_[0].in[i], buffers_[1].in[i]},
-                     size_of(s_.leaf.stored[stream]),
-                     is_joined ? size_of(master) : 0};
-    for (int buffer = 0; buffer < 2; ++buffer) numbers_[buffer].in[i] = buffers_[buffer].in[i];
-  }
-
-  void set_encoding(const int i, const Encoder<T> encoder, const std::uint32_t* const draws) {
-    Encoding<T>& encoding = encodings_[i];
-    encoding.encode = encoder;
-    encoding.to = s_.leaf.out[i];
-    encoding.size = size_of(s_.leaf.storage_of_result(i));
-    encoding.draws = draws;
-    for (int buffer = 0; buffer < 2; ++buffer) {
-      encoding.from[buffer] = buffers_[buffer].out[i];
-      numbers_[buffer].out[i] = buffers_[buffer].out[i];
-    }
-  }
-
-  void set_params(const bool of_stored, const bool has_master, const Storage params,
-                  const Storage master) {
-    const bool is_rule_change = s_.returns == Returns::kChange && !of_stored;
-    const Storage storage = is_rule_change ? s_.leaf.stored_first : params;
-    const Rounding rounding = is_rule_change ? Rounding::kNearest : s_.rounding;
-    const auto encoder = has_master ? encoder_with_master_of<T>(params, master, rounding)
-                                    : encoder_of<T>(storage, rounding);
-    set_encoding(0, encoder, draws_of_params_);
-    Encoding<T>& encoding = encodings_[0];
-    if (has_master) {
-      encoding.master = s_.leaf.out[kResults - 1];
-      encoding.size_of_master = size_of(master);
-    }
-    if (!of_stored) return;
-    encoding.encode = params == Storage::kBF16 ? &encode_change<Storage::kBF16, T>
-                                               : &encode_change<Storage::kF16, T>;
-    encoding.encode_params = encoder;
-    encoding.encode_difference = encoder_of<T>(s_.leaf.stored_first, Rounding::kNearest);
-    encoding.before = s_.leaf.in[kParams];
-    encoding.size_before = size_of(params);
-  }
-
-  NADAM_XLA_INLINE void encode(const int buffer, const std::int64_t block) {
-    const std::int64_t first = s_.first + block * kBlock;
-    if (draws_states_) {
-      draw(draws_of_state_[0], s_.key, first, Draw::kOfStates);
-      swap_bytes(draws_of_state_[0], draws_of_state_[1]);
-    }
-    if (draws_params_) draw(draws_of_params_, s_.key, first, Draw::kOfParams);
-    for (Encoding<T>& encoding : encodings_) encoding.run(buffer);
-  }
-
-  struct alignas(64) Buffers {
-    T in[kRuleStreams][kBlock];
-    T out[kRuleResults][kBlock];
-  };
-
-  const UpdateStretch<T>& s_;
-  bool draws_states_, draws_params_;
-  Streams<T> numbers_[2];
-  Decoding<T> decodings_[kRuleStreams];
-  Encoding<T> encodings_[kRuleResults];
-  Buffers buffers_[2];
-  alignas(64) std::uint32_t draws_of_state_[kRuleStates][kHalf];
-  alignas(64) std::uint32_t draws_of_params_[kHalf];
+// The numbers of a step as the rule reads and writes them.
+template <typename T>
+struct alignas(64) StepNumbers {
+  T in[kRuleStreams][kStep];
+  T out[kRuleResults][kStep];
 };
 
-// The memory of one block, for the end of a stretch that has no whole block left.
-class LastBlock {
+// A step of a leaf.
+struct Step {
+  const Mixture& mixture;
+  const Leaf& leaf;
+  std::int64_t first;  // its first element
+
+  NADAM_XLA_INLINE const void* in(const Stream stream) const {
+    return advanced(leaf.in[static_cast<int>(stream)], first * size_of(mixture.stored(stream)));
+  }
+  NADAM_XLA_INLINE void* out(const int result, const Storage storage) const {
+    return advanced(leaf.out[result], first * size_of(storage));
+  }
+  NADAM_XLA_INLINE void* out_of_master() const { return out(kResults - 1, mixture.master); }
+};
+
+NADAM_XLA_INLINE void prefetch_stream(const Step& step, const Stream stream) {
+  prefetch(step.in(stream), kStep * size_of(step.mixture.stored(stream)));
+}
+
+template <typename T>
+NADAM_XLA_INLINE void decode_stream(const Step& step, const Stream stream, T* const to) {
+  prefetch_stream(step, stream);
+  if (stream != Stream::kParams || !step.mixture.has_master) {
+    return decode(step.mixture.stored(stream), step.in(stream), to);
+  }
+  prefetch_stream(step, Stream::kMaster);
+  decode_with_master(step.in(stream), step.mixture.master, step.in(Stream::kMaster), to);
+}
+
+// Of parameters with a remainder, which may be stale.
+template <typename T>
+void decode_rare_params(const Step& step, T* const to) {
+  const Mixture& mixture = step.mixture;
+  if (!mixture.has_master) return;
+  decode_rare(step.in(Stream::kParams), mixture.master, step.in(Stream::kMaster), to);
+}
+
+template <typename T, std::size_t... kStream>
+NADAM_XLA_INLINE void decode_streams(const Step& step, StepNumbers<T>& numbers,
+                                     std::index_sequence<kStream...>) {
+  (decode_stream(step, static_cast<Stream>(kStream), numbers.in[kStream]), ...);
+}
+
+// Whether there are numbers that the encoders of vectors do not know. To the nearest that is NaN
+// alone, and it is in the first result if it is in any.
+template <typename T, std::size_t... kState>
+NADAM_XLA_INLINE bool has_rare_numbers(const Mixture& mixture, const StepNumbers<T>& numbers,
+                                       std::index_sequence<kState...>) {
+  const auto is_drawn = [&](const int number) {
+    return mixture.is_stochastic && mixture.stored(state(number)) == Storage::kBF16;
+  };
+  const auto without_sign = [&](const int result, const std::int64_t i) {
+    alignas(64) float copy[kStep];
+    const Halves upper = halves_at_pair(floats_of(numbers.out[result], copy), i).upper;
+    return upper + upper;
+  };
+  Halves largest = without_sign(0, 0);
+  for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
+    if (i != 0) largest = larger_of(largest, without_sign(0, i));
+    ((largest = is_drawn(kState) ? larger_of(largest, without_sign(1 + kState, i)) : largest), ...);
+  }
+  return any_at_end(largest);
+}
+
+// How a number or a parameter with a master is encoded, in steps that have rare numbers and others.
+template <bool kRare, typename T>
+NADAM_XLA_INLINE void encode_numbers(const Storage storage, const T* const from, void* const to,
+                                     const std::uint32_t* const draws) {
+  return kRare ? encode_rare(storage, from, to, draws) : encode(storage, from, to, draws);
+}
+
+template <bool kRare, typename T>
+NADAM_XLA_INLINE void encode_params(const Step& step, const Storage storage, const T* const from,
+                                    void* const to, const std::uint32_t* const draws) {
+  const Mixture& mixture = step.mixture;
+  if (!mixture.has_master) return encode_numbers<kRare>(storage, from, to, draws);
+  const auto encoder = kRare ? &encode_rare_with_master<T> : &encode_with_master<T>;
+  encoder(storage, mixture.master, from, to, step.out_of_master(), draws);
+}
+
+// The parameters as they would be stored, less as they were.
+template <bool kRare, typename T>
+void encode_change_of_stored(const Step& step, const T* const params,
+                             const std::uint32_t* const draws) {
+  const Mixture& mixture = step.mixture;
+  alignas(64) std::uint16_t stored[kStep];
+  alignas(64) T before[kStep];
+  alignas(64) T after[kStep];
+  encode_params<kRare>(step, mixture.params, params, stored, draws);
+  decode(mixture.params, stored, after);
+  decode(mixture.params, step.in(Stream::kParams), before);
+#pragma omp simd
+  for (std::int64_t i = 0; i < kStep; ++i) after[i] -= before[i];
+  encode_numbers<kRare>(mixture.first, after, step.out(0, mixture.first), nullptr);
+}
+
+template <bool kRare, typename T, std::size_t... kState>
+NADAM_XLA_INLINE void encode_results(const Step& step, const StepNumbers<T>& numbers,
+                                     const StepDraws& draws, std::index_sequence<kState...>) {
+  const Mixture& mixture = step.mixture;
+  const auto encode_state = [&](const int number) {
+    const Storage storage = mixture.stored(state(number));
+    encode_numbers<kRare>(storage, numbers.out[1 + number], step.out(1 + number, storage),
+                          draws.states[number]);
+  };
+  if (mixture.is_change_of_stored) {
+    encode_change_of_stored<kRare>(step, numbers.out[0], draws.params);
+  } else {
+    encode_params<kRare>(step, mixture.first, numbers.out[0], step.out(0, mixture.first),
+                         draws.params);
+  }
+  (encode_state(kState), ...);
+}
+
+// What the rule reads and writes of a step.
+template <typename T>
+NADAM_XLA_INLINE Streams<T> streams_of(StepNumbers<T>& numbers) {
+  Streams<T> streams;
+  for (int i = 0; i < kRuleStreams; ++i) streams.in[i] = numbers.in[i];
+  for (int i = 0; i < kRuleResults; ++i) streams.out[i] = numbers.out[i];
+  streams.length = kStep;
+  return streams;
+}
+
+// A step that has rare numbers, from the beginning.
+template <Returns kReturns, typename T>
+void redo_rare_step(const Row<T>& row, const Step& step, const StepDraws& draws) {
+  StepNumbers<T> numbers;
+  decode_streams(step, numbers, std::make_index_sequence<kRuleStreams>());
+  decode_rare_params(step, numbers.in[static_cast<int>(Stream::kParams)]);
+  update_elements<kReturns, Terms::kDecayAndClamp>(row, streams_of(numbers), 0, kStep);
+  encode_results<true>(step, numbers, draws, std::make_index_sequence<kRuleStates>());
+}
+
+// The stretch has whole steps.
+template <Returns kReturns, Terms kTerms, typename T>
+NADAM_XLA_INLINE void run_steps(const UpdateStretch<T>& s, const Mixture& mixture) {
+  constexpr auto kAllStates = std::make_index_sequence<kRuleStates>();
+  const Row<T> row = s.row;
+  const Leaf leaf = s.leaf;
+  StepNumbers<T> numbers;
+  const Streams<T> streams = streams_of(numbers);
+  Draws drawn;
+  for (std::int64_t first = 0; first < leaf.length; first += kStep) {
+    const Step step{mixture, leaf, first};
+    const StepDraws draws = drawn.of_step(mixture, s.key, s.first, first);
+    decode_streams(step, numbers, std::make_index_sequence<kRuleStreams>());
+    update_elements<kReturns, kTerms>(row, streams, 0, kStep);
+    if (has_rare_numbers(mixture, numbers, kAllStates)) {
+      redo_rare_step<kReturns>(row, step, draws);
+    } else {
+      encode_results<false>(step, numbers, draws, kAllStates);
+    }
+  }
+}
+
+template <const Mixture& kMixture, Terms kTerms>
+void run_known(const UpdateStretch<float>& s) {
+  run_steps<Returns::kParams, kTerms>(s, kMixture);
+}
+
+using KnownLoop = void (*)(const UpdateStretch<float>&);
+
+template <Terms kTerms, const Mixture&... kMixture>
+KnownLoop known_loop_of(const Mixture& mixture) {
+  KnownLoop loop = nullptr;
+  ((loop = mixture == kMixture ? &run_known<kMixture, kTerms> : loop), ...);
+  return loop;
+}
+
+template <Terms kTerms>
+KnownLoop known_loop(const Mixture& mixture) {
+  return known_loop_of<kTerms, kNarrowMu, kNarrowStates, kNarrowStatesDrawn, kWideParams,
+                       kWideParamsDrawn, kWideStates, kNarrow, kNarrowDrawn, kFloat16,
+                       kFloat16Drawn, kRemainder, kRemainderDrawn, kCorrectionDrawn>(mixture);
+}
+
+template <Returns kReturns, Terms kTerms, typename T>
+void run_mixture(const UpdateStretch<T>& s, const Mixture& mixture) {
+  if constexpr (sizeof(T) == sizeof(float) && kReturns == Returns::kParams &&
+                kTerms != Terms::kDecayAndClamp) {
+    constexpr bool kNone = kTerms == Terms::kNone;
+    const KnownLoop loop = kNone && is_plain(s.row) ? known_loop<Terms::kPlain>(mixture)
+                                                    : known_loop<Terms::kDecay>(mixture);
+    if (loop != nullptr) return loop(s);
+  }
+  run_steps<kReturns, kTerms>(s, mixture);
+}
+
+// The memory of one step, for the end of a stretch that has no whole step left.
+class LastStep {
  public:
-  explicit LastBlock(const Leaf& leaf) : leaf_(leaf), whole_(leaf) {
+  explicit LastStep(const Leaf& leaf) : leaf_(leaf), whole_(leaf) {
     for (int i = 0; i < kStreams; ++i) {
       copy(leaf.in[i], in_[i], leaf.length * size_of(leaf.stored[i]));
       whole_.in[i] = in_[i];
     }
     for (int i = 0; i < kResults; ++i) whole_.out[i] = out_[i];
-    whole_.length = kBlock;
+    whole_.length = kStep;
   }
 
   const Leaf& whole() const { return whole_; }
@@ -163,35 +242,36 @@ class LastBlock {
  private:
   const Leaf& leaf_;
   Leaf whole_;
-  alignas(64) double in_[kStreams][kBlock] = {};
-  alignas(64) double out_[kResults][kBlock];
+  alignas(64) double in_[kStreams][kStep] = {};
+  alignas(64) double out_[kResults][kStep];
 };
 
 template <Returns kReturns, typename T>
-void run_blocks(const UpdateStretch<T>& s, const bool of_stored) {
-  StoredLoop<T, kReturns> loop(s, of_stored);
+void run_terms(const UpdateStretch<T>& s, const Mixture& mixture) {
   switch (terms_of(s.row)) {
+    case Terms::kPlain:
     case Terms::kNone:
-      return loop.template run<Terms::kNone>();
+      return run_mixture<kReturns, Terms::kNone>(s, mixture);
     case Terms::kDecay:
-      return loop.template run<Terms::kDecay>();
+      return run_mixture<kReturns, Terms::kDecay>(s, mixture);
     case Terms::kDecayAndClamp:
-      return loop.template run<Terms::kDecayAndClamp>();
+      return run_mixture<kReturns, Terms::kDecayAndClamp>(s, mixture);
   }
 }
 
 template <Returns kReturns, typename T>
-void run_stored(const UpdateStretch<T>& s, const bool of_stored = false) {
-  const std::int64_t rest = s.leaf.length % kBlock, whole = s.leaf.length - rest;
+void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored = false) {
+  const Mixture mixture = mixture_of(s, is_change_of_stored);
+  const std::int64_t rest = s.leaf.length % kStep, whole = s.leaf.length - rest;
   UpdateStretch<T> part = s;
   part.leaf.length = whole;
-  if (whole != 0) run_blocks<kReturns>(part, of_stored);
+  run_terms<kReturns>(part, mixture);
   if (rest == 0) return;
   const Leaf end = part_of(s.leaf, whole, rest);
-  const LastBlock last(end);
+  const LastStep last(end);
   part.leaf = last.whole();
   part.first = s.first + whole;
-  run_blocks<kReturns>(part, of_stored);
+  run_terms<kReturns>(part, mixture);
   last.copy_back(s.streams.results());
 }
 

@@ -33,6 +33,7 @@ template <Returns kReturns, typename T>
 void update_computed(const UpdateStretch<T>& s) {
   const Streams<T> streams = as_computed<T>(s.leaf);
   switch (terms_of(s.row)) {
+    case Terms::kPlain:
     case Terms::kNone:
       return update<kReturns, Terms::kNone>(s.row, streams);
     case Terms::kDecay:

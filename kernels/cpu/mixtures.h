@@ -1,0 +1,88 @@
+// In which ways the arrays of a leaf are stored together. Part of loops.cpp, whose rules hold here.
+#pragma once
+
+#include "kernels/cpu/loops.h"
+#include "kernels/storage.h"
+#include "kernels/update_call.h"
+
+namespace nadam_xla::cpu {
+namespace {
+
+NADAM_XLA_INLINE constexpr bool is_narrow(const Storage storage) {
+  return storage == Storage::kBF16 || storage == Storage::kF16;
+}
+
+// Of a stream that is not there, the storage says nothing.
+struct Mixture {
+  Storage params, grads, mu, nu, first;
+  bool is_stochastic;
+  bool has_master;
+  Storage master = Storage::kF32;
+  // The first result is the change of the parameters as they are stored.
+  bool is_change_of_stored = false;
+
+  NADAM_XLA_INLINE constexpr Storage stored(const Stream stream) const {
+    switch (stream) {
+      case Stream::kParams:
+        return params;
+      case Stream::kGrads:
+        return grads;
+      case Stream::kMu:
+        return mu;
+      case Stream::kNu:
+        return nu;
+      default:
+        return master;
+    }
+  }
+
+  constexpr bool draws_states() const { return is_stochastic && (is_narrow(mu) || is_narrow(nu)); }
+  constexpr bool draws_params() const {
+    return is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
+  }
+
+  constexpr bool operator==(const Mixture& other) const {
+    return params == other.params && grads == other.grads && mu == other.mu && nu == other.nu &&
+           first == other.first && is_stochastic == other.is_stochastic &&
+           has_master == other.has_master && (!has_master || master == other.master) &&
+           is_change_of_stored == other.is_change_of_stored;
+  }
+};
+
+template <typename T>
+Mixture mixture_of(const UpdateStretch<T>& s, const bool is_change_of_stored) {
+  return {s.leaf.storage(Stream::kParams),
+          s.leaf.storage(Stream::kGrads),
+          s.leaf.storage(Stream::kMu),
+          s.leaf.storage(Stream::kNu),
+          s.leaf.stored_first,
+          s.rounding == Rounding::kStochastic,
+          s.streams.has(Stream::kMaster),
+          s.leaf.storage(Stream::kMaster),
+          is_change_of_stored};
+}
+
+// Those that have a loop of their own, which docs/storage.md has in its table. Where the storages
+// are known only as the loop runs, a third more time goes into finding the decoders and encoders.
+constexpr Storage kWide = Storage::kF32, kHalf = Storage::kBF16;
+
+constexpr Mixture kNarrowMu{kWide, kWide, kHalf, kWide, kWide, false, false};
+constexpr Mixture kNarrowStates{kWide, kWide, kHalf, kHalf, kWide, false, false};
+constexpr Mixture kNarrowStatesDrawn{kWide, kWide, kHalf, kHalf, kWide, true, false};
+constexpr Mixture kWideParams{kWide, kHalf, kHalf, kHalf, kWide, false, false};
+constexpr Mixture kWideParamsDrawn{kWide, kHalf, kHalf, kHalf, kWide, true, false};
+constexpr Mixture kWideStates{kHalf, kHalf, kWide, kWide, kHalf, false, false};
+constexpr Mixture kNarrow{kHalf, kHalf, kHalf, kHalf, kHalf, false, false};
+constexpr Mixture kNarrowDrawn{kHalf, kHalf, kHalf, kHalf, kHalf, true, false};
+constexpr Mixture kFloat16{Storage::kF16, Storage::kF16, Storage::kF16, Storage::kF16,
+                           Storage::kF16, false,         false};
+constexpr Mixture kFloat16Drawn{Storage::kF16, Storage::kF16, Storage::kF16, Storage::kF16,
+                                Storage::kF16, true,          false};
+constexpr Mixture kRemainder{kHalf, kHalf, kHalf, kHalf, kHalf, false, true, Storage::kRemainder16};
+constexpr Mixture kRemainderDrawn{kHalf, kHalf, kHalf, kHalf,
+                                  kHalf, true,  true,  Storage::kRemainder16};
+constexpr Mixture kCorrectionDrawn{kHalf, kHalf, kHalf, kHalf,
+                                   kHalf, true,  true,  Storage::kRemainder8};
+
+}  // namespace
+}  // namespace nadam_xla::cpu
