@@ -100,6 +100,7 @@ def _shortening(squares: jax.Array, limit: ArrayLike) -> jax.Array:
 
     It is chosen between two numbers of which neither has an infinite derivative.
     """
-    fits = jnp.sqrt(squares) < limit
+    # XLA takes the root of a product with itself for its magnitude, which does not overflow.
+    fits = (jnp.sqrt(squares) < limit) & (squares < jnp.inf)
     norm = jnp.sqrt(jnp.where(fits, 1.0, squares))
     return jnp.where(fits, 1.0, limit / norm)

@@ -112,7 +112,7 @@ def _reference(*leaves: jax.Array, batched: bool, norms: bool) -> list[jax.Array
 
 
 def _norm_of(leaf: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
-    """By JAX's own operations, of a leaf in the dtype that is computed in; over all axes or some."""
+    """The norm by JAX's own operations, over all axes or some; the leaf is in its compute dtype."""
     limits: Any = jnp.finfo(leaf.dtype)  # type: ignore[no-untyped-call]
     # A power of two, by which squares of numbers so large that others overflow do not.
     shrink = 2.0 ** -(limits.maxexp * 3 // 4)
