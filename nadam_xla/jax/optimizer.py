@@ -126,10 +126,10 @@ def nadam(
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``; ``mask`` without ``l2``; from ``init`` and the steps also where
-            the mask does not fit the parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; ``mask`` without ``l2``; from
+            ``init`` and the steps also where the mask does not fit the parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -238,11 +238,11 @@ def nadamw(
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``; from ``init`` and the steps also where the mask does not fit the
-            parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1; from ``init`` and the steps also where a leaf of the mask
-            is not a boolean.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; from ``init`` and the steps
+            also where the mask does not fit the parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1; from ``init``
+            and the steps also where a leaf of the mask is not a boolean.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -336,9 +336,9 @@ def scale_by_nadam(
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init`` and ``update`` raise ``ValueError`` where trees differ in structure or shapes and
     ``TypeError`` for leaves that are not floating-point or complex arrays or for a state that is

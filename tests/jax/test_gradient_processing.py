@@ -596,6 +596,17 @@ class TestWrappers:
         optimizer.update(model, grads, grad_scale=0.5)
         assert bits(nnx.state(model)) != before
 
+    def test_flax_linen(self) -> None:
+        from nadam_xla.flax.train_state import TrainState  # noqa: PLC0415
+
+        state = TrainState.create(apply_fn=None, params=PARAMS, tx=self.tx)
+        found = state.apply_gradients(grads=GRADS[0], grad_scale=0.5)
+        halves = jax.tree.map(lambda g: g / 2, GRADS[0])
+        assert_close(found.params, state.apply_gradients(grads=halves).params)
+        other = TrainState.create(apply_fn=None, params=PARAMS, tx=optax.nadam(1e-2))
+        with pytest.raises(TypeError, match="grad_scale"):
+            other.apply_gradients(grads=GRADS[0], grad_scale=0.5)
+
 
 class TestScannedLayers:
     """A norm of all gradients must wait for the last of them; a factor and a clamp need not."""
