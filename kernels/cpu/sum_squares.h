@@ -6,8 +6,8 @@
 
 namespace nadam_xla::cpu {
 
-// Runs the whole call, sharing it with the pool's threads. The results do not depend on how many there
-// are: each chunk's part is kept, and the parts are added up in their order.
+// Runs the whole call, sharing it with the pool's threads. The results do not depend on how many
+// there are: each chunk's part is kept, and the parts are added up in their order.
 template <typename T>
 void sum_squares(const SumSquaresCall<T>& call, const Pool& pool);
 
