@@ -100,7 +100,8 @@ def test_two_hundred_steps_of_which_some_are_skipped(name: str, apply: bool) -> 
 
 
 def test_what_is_not_finite_spoils_what_it_spoils_with_optax() -> None:
-    for name, (arguments, before) in LIMITS.items():
+    for name in ("norm", "norm of leaves, value"):
+        arguments, before = LIMITS[name]
         ours = train(nadamw(1e-2, **arguments), BAD[:9], apply=True)
         stock = train(optax.chain(*before, optax.nadamw(1e-2)), BAD[:9])
         assert_close(ours[0], stock[0])
@@ -240,8 +241,9 @@ def bits(tree: Any) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "bad"), list(zip(OPTIMIZERS, [np.nan, np.inf, -np.inf] * 2, strict=True))
+)
 def test_a_skipped_step_leaves_every_bit(name: str, bad: float) -> None:
     tx = OPTIMIZERS[name]()
     narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
@@ -349,7 +351,8 @@ class TestLeaves:
             rng = np.random.default_rng(0)
             dtypes = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "complex64"]
             grads = [jnp.asarray(rng.normal(size=(4, 5)), d) for d in dtypes]
-            state = of_one_step({"max_norm": 0.5, "skip_nonfinite": True}, grads)
+            arguments = {"max_norm": 0.5, "skip_nonfinite": True}
+            state = jax.jit(partial(of_one_step, arguments))(grads)
             wide = [np.asarray(g).astype("complex128") for g in grads]
             norm = np.sqrt(sum(np.sum(np.abs(g) ** 2) for g in wide))
             for mu, g in zip(state.mu, wide, strict=True):
@@ -515,8 +518,9 @@ def test_the_norms_of_a_population_are_each_its_own(arguments: dict[str, float])
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("mode", ["fwd", "rev"])
-    @pytest.mark.parametrize("name", ["max_norm", "max_leaf_norm", "clip_value"])
+    @pytest.mark.parametrize(
+        ("name", "mode"), [("max_norm", "rev"), ("max_leaf_norm", "fwd"), ("clip_value", "rev")]
+    )
     def test_of_everything(self, name: str, mode: str) -> None:
         with enable_x64(True):
             rng = np.random.default_rng(0)
@@ -540,7 +544,7 @@ class TestDerivatives:
         def total(grads: Any) -> jax.Array:
             return tx.apply(grads, tx.init(params), params)[0]["w"].sum()
 
-        slope = jax.grad(total)({"w": jnp.zeros(3)})["w"]
+        slope = jax.jit(jax.grad(total))({"w": jnp.zeros(3)})["w"]
         assert np.isfinite(slope).all()
         assert (slope != 0).all()
 
@@ -555,9 +559,10 @@ class TestWrappers:
         ours = chain(optax.scale(0.5), self.tx)
         halves = [jax.tree.map(lambda g: g / 4, g) for g in BAD[:20]]
         expected = train(self.stock, halves)[0]
+        step = jax.jit(partial(ours.apply, grad_scale=0.5))
         state, params = ours.init(PARAMS), PARAMS
         for grads in BAD[:20]:
-            params, state = ours.apply(grads, state, params, grad_scale=0.5)
+            params, state = step(grads, state, params)
         assert_close(params, expected)
 
     def test_optax_s_chain_and_fuse_updates(self) -> None:
