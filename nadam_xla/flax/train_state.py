@@ -25,8 +25,8 @@ class TrainState(train_state.TrainState):  # type: ignore[misc]
 
         Args:
             grads: the gradients, a tree like ``params``.
-            grad_scale: what they are multiplied by, as :meth:`NadamTransformation.apply
-                <nadam_xla.jax.NadamTransformation.apply>` takes it; only with such a ``tx``.
+            grad_scale: a scalar that they are multiplied by, as ``apply`` takes it; only with a
+                ``tx`` that has it.
             **kwargs: other attributes to replace.
 
         Raises:
