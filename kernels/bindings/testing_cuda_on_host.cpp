@@ -185,14 +185,14 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
                                            : run_returning<cuda::StoredLeaf>(call);
 }
 
-// The sums of squares, of T, as a GPU forms them, but for the order in which a warp adds its
-// lanes'.
+// The sums of squares, of T, or their roots, as a GPU forms them, but for the order in which a warp
+// adds its lanes'.
 template <typename T>
 std::vector<T> sum_squares(const std::vector<StoredArray>& leaves, const std::int64_t batch,
-                           const std::int64_t parts) {
+                           const std::int64_t parts, const bool norms) {
   constexpr std::size_t kCapacity = cuda::kSumSquaresCapacity<T, cuda::kSmallParameters>;
-  std::vector<T> sums(leaves.size() * batch);
-  SumSquaresCall<T> call{batch, {}, sums.data()};
+  std::vector<T> results(leaves.size() * batch);
+  SumSquaresCall<T> call{batch, {}, results.data(), norms ? OfSquares::kNorm : OfSquares::kSum};
   for (const auto& [bytes, dtype] : leaves) {
     const Storage stored = storage_of(dtype);
     const std::int64_t length = static_cast<std::int64_t>(bytes.size()) / size_of(stored) / batch;
@@ -215,10 +215,10 @@ std::vector<T> sum_squares(const std::vector<StoredArray>& leaves, const std::in
       if (of_sum.count == 0) continue;
       double total = 0;
       for (std::int64_t i = 0; i < of_sum.count; ++i) total += of_sum.begin[i];
-      sums.at(of_sum.index) = static_cast<T>(total);
+      results.at(of_sum.index) = result_of<T>(call.what, total);
     }
   }
-  return sums;
+  return results;
 }
 
 template <typename T>
@@ -226,7 +226,8 @@ void define_of_type(nb::module_& m, const char* const sum_squares_name) {
   m.def("update_as_on_gpu", &update<T>, nb::arg("coefficients"), nb::arg("batch"), nb::arg("rows"),
         nb::arg("returns_change"), nb::arg("leaves"), nb::arg("streams") = std::int64_t{0b1111},
         nb::arg("stochastic") = false, nb::arg("index") = nb::none());
-  m.def(sum_squares_name, &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"), nb::arg("parts"));
+  m.def(sum_squares_name, &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"), nb::arg("parts"),
+        nb::arg("norms") = false);
 }
 
 }  // namespace

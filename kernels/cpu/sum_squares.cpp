@@ -45,7 +45,9 @@ void sum_squares(const SumSquaresCall<T>& call, const Pool& pool) {
   for (const Part& part : parts) {
     if (part.value != 0) totals[part.sum] += part.value;
   }
-  for (std::size_t i = 0; i < sums; ++i) call.sums[i] = static_cast<T>(totals[i]);
+  for (std::size_t i = 0; i < sums; ++i) {
+    call.results[i] = result_of<T>(call.what, totals[i]);
+  }
 }
 
 template void sum_squares(const SumSquaresCall<float>&, const Pool&);

@@ -1,4 +1,4 @@
-// The sum of squares of each leaf of a call.
+// The sum of squares of each leaf of a call, or its root.
 #pragma once
 
 #include "kernels/cpu/parallel.h"
@@ -6,8 +6,8 @@
 
 namespace nadam_xla::cpu {
 
-// Runs the whole call, sharing it with the pool's threads. The sums do not depend on how many there
-// are: each chunk's part is kept, and the parts are added up in their order.
+// Runs the whole call, sharing it with the pool's threads. The results do not depend on how many
+// there are: each chunk's part is kept, and the parts are added up in their order.
 template <typename T>
 void sum_squares(const SumSquaresCall<T>& call, const Pool& pool);
 

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   double total = 0;
   for (std::int64_t i = lane; i < parts.count; i += kWarp) total += parts.begin[i];
   total = sum_over_warp(total);
-  if (lane == 0) launch.sums[parts.index] = static_cast<T>(total);
+  if (lane == 0) launch.results[parts.index] = result_of<T>(launch.what, total);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -34,13 +35,14 @@ struct SumSquaresLeaf {
 // The parameters of a launch.
 template <typename T, std::size_t kCapacity>
 struct SumSquaresLaunch {
-  T* sums;  // [batch][leaves_in_call]
+  T* results;  // [batch][leaves_in_call]
   std::int64_t leaves_in_call;
   std::int64_t batch;
   std::int64_t tile_length;
   double* parts;  // of this launch, one of each tile
   std::int32_t tiles;
   std::int32_t leaves;
+  OfSquares what;
   std::int32_t first_tiles[kCapacity];
   SumSquaresLeaf leaf[kCapacity];
 };
@@ -93,7 +95,8 @@ SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
                                          const PlannedLaunch& planned,
                                          const std::int64_t tile_length, double* const parts) {
   SumSquaresLaunch<T, kCapacity> launch;
-  launch.sums = call.sums;
+  launch.results = call.results;
+  launch.what = call.what;
   launch.leaves_in_call = static_cast<std::int64_t>(call.leaves.size());
   launch.batch = call.batch;
   launch.tile_length = tile_length;
@@ -107,6 +110,25 @@ SumSquaresLaunch<T, kCapacity> launch_of(const SumSquaresCall<T>& call,
     launch.leaf[place] = {leaf.data, leaf.length, static_cast<std::int32_t>(index), leaf.stored};
   }
   return launch;
+}
+
+// The sum of a pack's squares, in T; in double where that is more than T can hold.
+template <typename T, int kPack, typename Stored, typename Number>
+NADAM_XLA_INLINE double sum_of_pack(const Pack<Stored, kPack>& pack, const Number& number) {
+  constexpr T kLargest = std::numeric_limits<T>::max();
+  T squares = 0;
+  NADAM_XLA_UNROLL
+  for (int k = 0; k < kPack; ++k) {
+    const T value = number(pack.at[k]);
+    squares += value * value;
+  }
+  if (squares <= kLargest) return static_cast<double>(squares);
+  double in_double = 0;
+  for (int k = 0; k < kPack; ++k) {
+    const double value = number(pack.at[k]);
+    in_double += value * value;
+  }
+  return in_double;
 }
 
 // What one thread adds up of `count` packs of kPack stored elements, each of which `number`
@@ -124,15 +146,7 @@ NADAM_XLA_INLINE double sum_packs(const Stored* const x, const std::int64_t coun
       pack[u] = i < count ? load<kPack>(x + i * kPack) : Pack<Stored, kPack>{};
     }
     NADAM_XLA_UNROLL
-    for (int u = 0; u < kSumUnroll; ++u) {
-      T squares = 0;
-      NADAM_XLA_UNROLL
-      for (int k = 0; k < kPack; ++k) {
-        const T value = number(pack[u].at[k]);
-        squares += value * value;
-      }
-      total += static_cast<double>(squares);
-    }
+    for (int u = 0; u < kSumUnroll; ++u) total += sum_of_pack<T>(pack[u], number);
   }
   return total;
 }
@@ -154,8 +168,7 @@ NADAM_XLA_INLINE double sum_of_short_entry(const Stored* const x, const std::int
                                            const Number& number) {
   double total = 0;
   for (std::int64_t i = 0; i < length; ++i) {
-    const T value = number(x[i]);
-    total += static_cast<double>(value * value);
+    total += sum_of_pack<T>(Pack<Stored, 1>{{x[i]}}, number);
   }
   return total;
 }
@@ -185,7 +198,7 @@ NADAM_XLA_INLINE void write_short_sum(const SumSquaresLaunch<T, kCapacity>& laun
       with_decoder<T>(leaf, entry * leaf.length, [&](const auto* const x, const auto& number) {
         return sum_of_short_entry<T>(x, leaf.length, number);
       });
-  launch.sums[entry * launch.leaves_in_call + leaf.index] = static_cast<T>(total);
+  launch.results[entry * launch.leaves_in_call + leaf.index] = result_of<T>(launch.what, total);
 }
 
 // What one lane adds to its tile's part.

@@ -74,11 +74,12 @@ auto bind_update() {
 
 // The workspace that a GPU needs for the same call stays as it is.
 Error sum_squares(xla::ffi::ThreadPool threads, const RemainingArgs leaves,
-                  xla::ffi::Result<AnyBuffer> sums, const RemainingRets workspace) {
-  return run_typed(kSumSquaresTarget, "the result", sums->element_type(), [&](auto element) {
+                  xla::ffi::Result<AnyBuffer> results, const RemainingRets workspace,
+                  const xla::ffi::Dictionary attributes) {
+  return run_typed(kSumSquaresTarget, "the result", results->element_type(), [&](auto element) {
     using T = decltype(element);
     if (workspace.size() != 0) decode_workspace(workspace);
-    cpu::sum_squares(decode_sum_squares<T>(leaves, *sums), XlaPool(threads));
+    cpu::sum_squares(decode_sum_squares<T>(attributes, leaves, *results), XlaPool(threads));
   });
 }
 
@@ -105,4 +106,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .Ret<xla::ffi::AnyBuffer>()
-                                  .RemainingRets());
+                                  .RemainingRets()
+                                  .Attrs());

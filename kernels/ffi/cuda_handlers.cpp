@@ -66,13 +66,14 @@ auto bind_update() {
       .RemainingRets();
 }
 
-Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, xla::ffi::Result<AnyBuffer> sums,
-                  const RemainingRets workspace) {
-  return run_typed(kSumSquaresTarget, "the result", sums->element_type(), [&](auto element) {
+Error sum_squares(cudaStream_t stream, const RemainingArgs leaves,
+                  xla::ffi::Result<AnyBuffer> results, const RemainingRets workspace,
+                  const xla::ffi::Dictionary attributes) {
+  return run_typed(kSumSquaresTarget, "the result", results->element_type(), [&](auto element) {
     using T = decltype(element);
     const Bytes bytes = decode_workspace(workspace);
     cuda::sum_squares(
-        decode_sum_squares<T>(leaves, *sums),
+        decode_sum_squares<T>(attributes, leaves, *results),
         {static_cast<double*>(bytes.data), bytes.size / static_cast<std::int64_t>(sizeof(double))},
         stream);
   });
@@ -123,5 +124,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum
                                   .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
                                   .RemainingArgs()
                                   .Ret<xla::ffi::AnyBuffer>()
-                                  .RemainingRets(),
+                                  .RemainingRets()
+                                  .Attrs(),
                               {xla::ffi::Traits::kCmdBufferCompatible});

@@ -56,11 +56,14 @@ UpdateCall<T> decode_update_entry(std::int64_t first_row, const xla::ffi::AnyBuf
 // Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
 //   operands  leaves * n
 //   result    [n], or [batch, n] where every leaf leads with an axis of that size
+// There may be an attribute `norms`, and where it is true the results are the roots of the sums, as
+// OfSquares has them; it is not there in programs that were exported before it was.
 // T is the element type of the result, and of the leaves; where it is float, those may be BF16 or
 // F16 too. Throws std::invalid_argument, which names the operand.
 template <typename T>
-SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves,
-                                     xla::ffi::AnyBuffer sums);
+SumSquaresCall<T> decode_sum_squares(const xla::ffi::Dictionary& attributes,
+                                     const xla::ffi::RemainingArgs& leaves,
+                                     xla::ffi::AnyBuffer results);
 
 struct Bytes {
   void* data;
@@ -86,9 +89,11 @@ extern template UpdateCall<double> decode_update_entry(std::int64_t, const xla::
                                                        const xla::ffi::AnyBuffer&,
                                                        const xla::ffi::RemainingArgs&,
                                                        const xla::ffi::RemainingRets&);
-extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&,
+extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::Dictionary&,
+                                                         const xla::ffi::RemainingArgs&,
                                                          xla::ffi::AnyBuffer);
-extern template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&,
+extern template SumSquaresCall<double> decode_sum_squares(const xla::ffi::Dictionary&,
+                                                          const xla::ffi::RemainingArgs&,
                                                           xla::ffi::AnyBuffer);
 
 }  // namespace nadam_xla::ffi

@@ -16,18 +16,29 @@ Storage storage_of_squared(const std::size_t leaf, const AnyBuffer& buffer) {
          data_type<T>() == DataType::F32 ? "F32, BF16 or F16" : "F64");
 }
 
+OfSquares decode_what(const xla::ffi::Dictionary& attributes) {
+  const xla::ffi::ErrorOr<bool> norms = attributes.get<bool>("norms");
+  if (attributes.size() > 1 || (attributes.size() == 1 && !norms.has_value())) {
+    refuse("got ", attributes.size(), " attributes; there may be norms alone, a bool");
+  }
+  return norms.has_value() && *norms ? OfSquares::kNorm : OfSquares::kSum;
+}
+
 }  // namespace
 
 template <typename T>
-SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyBuffer sums) {
+SumSquaresCall<T> decode_sum_squares(const xla::ffi::Dictionary& attributes,
+                                     const xla::ffi::RemainingArgs& leaves, AnyBuffer results) {
+  const OfSquares what = decode_what(attributes);
   const std::size_t n = leaves.size();
-  const Dimensions shape = sums.dimensions();
+  const Dimensions shape = results.dimensions();
   const bool is_batched = shape.size() == 2;
   if (shape.size() < 1 || shape.size() > 2 || shape.back() != static_cast<std::int64_t>(n)) {
-    refuse("the result is ", sums.element_type(), to_string(shape), "; it must be [", n,
+    refuse("the result is ", results.element_type(), to_string(shape), "; it must be [", n,
            "], a sum for each leaf, or [batch, ", n, "]");
   }
-  SumSquaresCall<T> call{is_batched ? shape[0] : 1, {}, static_cast<T*>(sums.untyped_data())};
+  SumSquaresCall<T> call{
+      is_batched ? shape[0] : 1, {}, static_cast<T*>(results.untyped_data()), what};
   call.leaves.reserve(n);
   const Operands operands(leaves);
   for (std::size_t i = 0; i < n; ++i) {
@@ -35,7 +46,7 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::RemainingArgs& leaves, AnyB
     const Dimensions dimensions = leaf.dimensions();
     if (is_batched && !has_batch_axis(dimensions, call.batch)) {
       refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
-             sums.element_type(), to_string(shape), ", so its first axis must be that batch");
+             results.element_type(), to_string(shape), ", so its first axis must be that batch");
     }
     call.leaves.push_back({leaf.untyped_data(), storage_of_squared<T>(i, leaf),
                            elements_of_entry(dimensions, call.batch)});
@@ -56,7 +67,9 @@ Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
   return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
 }
 
-template SumSquaresCall<float> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
-template SumSquaresCall<double> decode_sum_squares(const xla::ffi::RemainingArgs&, AnyBuffer);
+template SumSquaresCall<float> decode_sum_squares(const xla::ffi::Dictionary&,
+                                                  const xla::ffi::RemainingArgs&, AnyBuffer);
+template SumSquaresCall<double> decode_sum_squares(const xla::ffi::Dictionary&,
+                                                   const xla::ffi::RemainingArgs&, AnyBuffer);
 
 }  // namespace nadam_xla::ffi

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flax.training import train_state
+from jax.typing import ArrayLike
 
 # The collection whose "gradients" take the place of its values, as Flax's own states treat it.
 _OVERWRITTEN = train_state.OVERWRITE_WITH_GRADIENT
@@ -17,23 +18,28 @@ class TrainState(train_state.TrainState):  # type: ignore[misc]
     in place where the ``jax.jit`` around it donates the state.
     """
 
-    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> "TrainState":
+    def apply_gradients(
+        self, *, grads: Any, grad_scale: ArrayLike | None = None, **kwargs: Any
+    ) -> "TrainState":
         """The state after one more step.
 
         Args:
             grads: the gradients, a tree like ``params``.
+            grad_scale: a scalar that they are multiplied by, as ``apply`` takes it; only with a
+                ``tx`` that has it.
             **kwargs: other attributes to replace.
 
         Raises:
             ValueError: the gradients do not fit the parameters; the message names the leaf.
             TypeError: a leaf is not a floating-point array.
         """
+        scale = {} if grad_scale is None else {"grad_scale": grad_scale}
         if not hasattr(self.tx, "apply"):
-            return super().apply_gradients(grads=grads, **kwargs)  # type: ignore[no-any-return]
+            return super().apply_gradients(grads=grads, **scale, **kwargs)  # type: ignore[no-any-return]
         overwrites = _OVERWRITTEN in grads
         trees = self.params, grads
         trained, given = (tree["params"] for tree in trees) if overwrites else trees
-        params, opt_state = self.tx.apply(given, self.opt_state, trained)
+        params, opt_state = self.tx.apply(given, self.opt_state, trained, **scale)
         if overwrites:
             params = {"params": params, _OVERWRITTEN: grads[_OVERWRITTEN]}
         changed = {"step": self.step + 1, "params": params, "opt_state": opt_state}

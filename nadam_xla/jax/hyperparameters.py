@@ -20,6 +20,7 @@ from nadam_xla.coefficients import (
 )
 from nadam_xla.jax.decay_mask import Mask
 from nadam_xla.jax.dtypes import is_complex
+from nadam_xla.jax.gradient_processing import Processing
 from nadam_xla.storage import Master, Rounding, check_master, check_rounding
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
@@ -28,7 +29,8 @@ ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 DEFAULT_SEED = np.uint32(0)
 
 _OF_ANY_SIGN = ("learning_rate", "weight_decay", "l2")
-_NOT_NEGATIVE = ("eps", "eps_root", "momentum_decay")
+_LIMITS = ("max_norm", "max_leaf_norm", "clip_value")
+_NOT_NEGATIVE = ("eps", "eps_root", "momentum_decay", *_LIMITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ class Hyperparameters:
         ValueError: a number is out of its range, an array is not a scalar, or two arguments
             contradict each other.
         TypeError: ``mu_dtype`` is not a floating or complex dtype, ``nu_dtype`` not a floating one,
-            ``b2`` a bfloat16, ``seed`` no whole number, or a number complex or none.
+            ``b2`` a bfloat16, ``seed`` no whole number, ``skip_nonfinite`` no boolean, or a number
+            complex or none.
     """
 
     learning_rate: ScalarOrSchedule
@@ -57,6 +60,10 @@ class Hyperparameters:
     l2: ScalarOrSchedule | None = None
     mask: Mask = None
     master: Master | None = None
+    max_norm: ScalarOrSchedule | None = None
+    max_leaf_norm: ScalarOrSchedule | None = None
+    clip_value: ScalarOrSchedule | None = None
+    skip_nonfinite: bool = False
     scales_alone: bool = False
 
     def __post_init__(self) -> None:  # noqa: D105
@@ -90,6 +97,13 @@ class Hyperparameters:
         _check_seed(self.seed)
         if not self.nesterov and self.momentum_decay is not None:
             raise ValueError("momentum_decay is given; with nesterov=False it must be None")
+        if self.max_norm is not None and self.max_leaf_norm is not None:
+            raise ValueError(
+                "max_norm and max_leaf_norm are given; one limits all gradients together, the other"
+                " each leaf by itself: choose one (nadam_xla.jax.chain puts another before it)"
+            )
+        if not isinstance(self.skip_nonfinite, bool):
+            raise TypeError(f"skip_nonfinite is {self.skip_nonfinite!r}; it must be True or False")
 
     @property
     def carries_product(self) -> bool:
@@ -147,6 +161,31 @@ class Hyperparameters:
         if product_before is None:
             return row, None
         return row, jnp.asarray(momentum.product, product_before.dtype)
+
+    def processing(self, steps_before: jax.Array, grad_scale: ArrayLike) -> Processing:
+        """What the next step does to its gradients.
+
+        Args:
+            steps_before: the number of the steps taken before.
+            grad_scale: what the caller has them multiplied by.
+
+        Raises:
+            ValueError: ``grad_scale`` or the number of a schedule is not a scalar.
+            TypeError: it is no number, or complex.
+        """
+        if grad_scale is None or callable(grad_scale):
+            raise TypeError(f"grad_scale is {grad_scale!r}; it must be a number or a scalar array")
+        scale = _real("grad_scale", grad_scale)
+        _check_scalar("grad_scale", scale)
+        limits = {name: getattr(self, name) for name in _LIMITS}
+        return Processing(
+            grad_scale=_wide(scale),
+            skip_nonfinite=self.skip_nonfinite,
+            **{
+                name: None if limit is None else _at(name, limit, steps_before)
+                for name, limit in limits.items()
+            },
+        )
 
 
 def _real(name: str, value: Any) -> Any:

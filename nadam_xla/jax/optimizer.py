@@ -1,6 +1,7 @@
 """The optax-shaped optimizers."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from nadam_xla.jax.checks import PyTree, check_alike, check_complex
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.checks import PyTree, check_alike, check_complex, check_one_memory
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
+from nadam_xla.jax.gradient_processing import check_elements, with_processing
 from nadam_xla.jax.hyperparameters import DEFAULT_SEED, Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.state import NadamState, check_state, initial_state
@@ -26,6 +29,11 @@ class NadamTransformation(optax.GradientTransformationExtraArgs):  # type: ignor
     @property
     def apply(self) -> Callable[..., tuple[PyTree, NadamState]]:
         """``apply(grads, state, params) -> (params, state)``: the new parameters themselves.
+
+        ``apply`` and ``update`` also take ``grad_scale``, a number or a scalar that may be traced,
+        by name. The gradients are multiplied by it before they are limited, and before it is judged
+        whether they are finite: where the loss was multiplied by ``loss_scale``, give
+        ``grad_scale=1 / loss_scale``.
 
         It equals ``update`` followed by ``optax.apply_updates`` to rounding, and saves that pass.
         It is in place where the ``jax.jit`` around it donates ``params`` and ``state``. Let that
@@ -59,6 +67,10 @@ def nadam(
     rounding: Rounding = "nearest",
     seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
+    max_norm: ScalarOrSchedule | None = None,
+    max_leaf_norm: ScalarOrSchedule | None = None,
+    clip_value: ScalarOrSchedule | None = None,
+    skip_nonfinite: bool = False,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
 
@@ -101,13 +113,23 @@ def nadam(
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
             which they are just that copy; ``"correction"``: the first 8 of those bits.
+        max_norm: the longest that the gradients may be, all of them as one vector, a number, a
+            scalar array or a schedule; not negative. Longer ones are multiplied by ``max_norm`` by
+            their norm, as ``optax.clip_by_global_norm`` does. None: as long as they are.
+        max_leaf_norm: the same for each leaf by itself: one whose norm is longer is multiplied by
+            ``max_leaf_norm`` by that norm. Not together with ``max_norm``.
+        clip_value: the largest magnitude of an element of the gradients; after the norms, and as in
+            ``optax.clip``; a number, a scalar array or a schedule; not negative. None: any.
+        skip_nonfinite: whether a step in which a gradient is NaN or infinite is left out, as by
+            ``optax.apply_if_finite`` without its limit: parameters and state stay what they are to
+            the bit, and so does the count of steps.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``; ``mask`` without ``l2``; from ``init`` and the steps also where
-            the mask does not fit the parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; ``mask`` without ``l2``; from
+            ``init`` and the steps also where the mask does not fit the parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -133,6 +155,10 @@ def nadam(
         l2=l2,
         mask=mask,
         master=master,
+        max_norm=max_norm,
+        max_leaf_norm=max_leaf_norm,
+        clip_value=clip_value,
+        skip_nonfinite=skip_nonfinite,
     )
     return _transformation(hyperparameters)
 
@@ -153,6 +179,10 @@ def nadamw(
     rounding: Rounding = "nearest",
     seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
+    max_norm: ScalarOrSchedule | None = None,
+    max_leaf_norm: ScalarOrSchedule | None = None,
+    clip_value: ScalarOrSchedule | None = None,
+    skip_nonfinite: bool = False,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
 
@@ -195,14 +225,24 @@ def nadamw(
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
             which they are just that copy; ``"correction"``: the first 8 of those bits.
+        max_norm: the longest that the gradients may be, all of them as one vector, a number, a
+            scalar array or a schedule; not negative. Longer ones are multiplied by ``max_norm`` by
+            their norm, as ``optax.clip_by_global_norm`` does. None: as long as they are.
+        max_leaf_norm: the same for each leaf by itself: one whose norm is longer is multiplied by
+            ``max_leaf_norm`` by that norm. Not together with ``max_norm``.
+        clip_value: the largest magnitude of an element of the gradients; after the norms, and as in
+            ``optax.clip``; a number, a scalar array or a schedule; not negative. None: any.
+        skip_nonfinite: whether a step in which a gradient is NaN or infinite is left out, as by
+            ``optax.apply_if_finite`` without its limit: parameters and state stay what they are to
+            the bit, and so does the count of steps.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``; from ``init`` and the steps also where the mask does not fit the
-            parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1; from ``init`` and the steps also where a leaf of the mask
-            is not a boolean.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; from ``init`` and the steps
+            also where the mask does not fit the parameters.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1; from ``init``
+            and the steps also where a leaf of the mask is not a boolean.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -227,6 +267,10 @@ def nadamw(
         weight_decay=weight_decay,
         mask=mask,
         master=master,
+        max_norm=max_norm,
+        max_leaf_norm=max_leaf_norm,
+        clip_value=clip_value,
+        skip_nonfinite=skip_nonfinite,
     )
     return _transformation(hyperparameters)
 
@@ -243,6 +287,10 @@ def scale_by_nadam(
     nu_dtype: DTypeLike | None = None,
     rounding: Rounding = "nearest",
     seed: ArrayLike = DEFAULT_SEED,
+    max_norm: ScalarOrSchedule | None = None,
+    max_leaf_norm: ScalarOrSchedule | None = None,
+    clip_value: ScalarOrSchedule | None = None,
+    skip_nonfinite: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of :func:`nadam`, neither scaled by a learning rate nor negated.
 
@@ -275,12 +323,22 @@ def scale_by_nadam(
             scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
             replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
             them apart, add ``jax.lax.axis_index`` of the axes over which parameters are sharded.
+        max_norm: the longest that the gradients may be, all of them as one vector, a number, a
+            scalar array or a schedule; not negative. Longer ones are multiplied by ``max_norm`` by
+            their norm, as ``optax.clip_by_global_norm`` does. None: as long as they are.
+        max_leaf_norm: the same for each leaf by itself: one whose norm is longer is multiplied by
+            ``max_leaf_norm`` by that norm. Not together with ``max_norm``.
+        clip_value: the largest magnitude of an element of the gradients; after the norms, and as in
+            ``optax.clip``; a number, a scalar array or a schedule; not negative. None: any.
+        skip_nonfinite: whether a step in which a gradient is NaN or infinite is left out, as by
+            ``optax.apply_if_finite`` without its limit: parameters and state stay what they are to
+            the bit, and so does the count of steps.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
-            without ``nesterov``.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex, or ``b2`` a
-            bfloat16, in which 0.999 is 1.
+            without ``nesterov``; ``max_norm`` with ``max_leaf_norm``.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
+            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init`` and ``update`` raise ``ValueError`` where trees differ in structure or shapes and
     ``TypeError`` for leaves that are not floating-point or complex arrays or for a state that is
@@ -298,6 +356,10 @@ def scale_by_nadam(
         seed=seed,
         nesterov=nesterov,
         momentum_decay=momentum_decay,
+        max_norm=max_norm,
+        max_leaf_norm=max_leaf_norm,
+        clip_value=clip_value,
+        skip_nonfinite=skip_nonfinite,
         scales_alone=True,
     )
     transformation = _transformation(hyperparameters)
@@ -316,8 +378,21 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
             chosen_leaves(mask, params)
         return state
 
+    def processed(
+        row: Coefficients, grads: PyTree, steps_before: jax.Array, grad_scale: ArrayLike
+    ) -> Coefficients:
+        processing = hyperparameters.processing(steps_before, grad_scale)
+        if processing.clip_value is not None:
+            check_elements(grads)
+        if processing.measures:
+            check_one_memory("grads", grads)
+        return with_processing(row, [jnp.asarray(x) for x in jax.tree.leaves(grads)], processing)
+
     def step(
-        given: Mapping[str, PyTree], state: NadamState, returns: Literal["params", "change"]
+        given: Mapping[str, PyTree],
+        state: NadamState,
+        grad_scale: ArrayLike,
+        returns: Literal["params", "change"],
     ) -> tuple[PyTree, NadamState]:
         check_state(state, product=carries_product, nu_dtype=nu_dtype, master=master)
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
@@ -326,6 +401,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         if master is not None:
             check_masters("state.master", state.master, params, master)
         row, product = hyperparameters.row(state.count, state.momentum_product)
+        row = processed(row, grads, state.count, grad_scale)
         if hyperparameters.rounding == "stochastic":
             row = row._replace(leaf=np.arange(len(jax.tree.leaves(grads)), dtype=np.float32))
         if mask is not None:
@@ -343,10 +419,22 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         )
         if params is not None and read is None:
             first = jax.tree.map(lambda x, p: cast(x, jnp.result_type(p)), first, params)
-        return first, NadamState(optax.safe_increment(state.count), mu, nu, product, masters)
+        count = optax.safe_increment(state.count)
+        if hyperparameters.skip_nonfinite:
+            count, product = jax.tree.map(
+                partial(jnp.where, row.skip),
+                (state.count, state.momentum_product),
+                (count, product),
+            )
+        return first, NadamState(count, mu, nu, product, masters)
 
     def update(
-        updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
+        updates: PyTree,
+        state: NadamState,
+        params: PyTree | None = None,
+        *,
+        grad_scale: ArrayLike = 1.0,
+        **extra_args: Any,
     ) -> tuple[PyTree, NadamState]:
         del extra_args
         why = hyperparameters.why_params
@@ -357,15 +445,20 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
             # As in optax, they may be anything where they are not needed.
             not hyperparameters.needs_params and _differs_alone(trained, updates, state)
         ):
-            return step({"grads": updates}, state, "change")
-        return step({"params": trained, "grads": updates}, state, "change")
+            return step({"grads": updates}, state, grad_scale, "change")
+        return step({"params": trained, "grads": updates}, state, grad_scale, "change")
 
     def apply(
-        grads: PyTree, state: NadamState, params: PyTree, **extra_args: Any
+        grads: PyTree,
+        state: NadamState,
+        params: PyTree,
+        *,
+        grad_scale: ArrayLike = 1.0,
+        **extra_args: Any,
     ) -> tuple[PyTree, NadamState]:
         del extra_args
         trained = trained_part(params, state)
-        updated, state = step({"params": trained, "grads": grads}, state, "params")
+        updated, state = step({"params": trained, "grads": grads}, state, grad_scale, "params")
         return (updated if trained is params else with_trained_part(params, updated)), state
 
     return with_apply(init, update, apply)

@@ -73,9 +73,9 @@ def _rule(row: Coefficients, leaf: Leaf) -> list[jax.Array]:
         gradient += _product_if_on(row.l2, p)
     # In optax's order: XLA for TPUs schedules by it what it moves into the chip's own memory.
     mu = row.one_minus_b1 * gradient + row.b1 * m
-    nu = row.one_minus_b2 * _squared_magnitude(gradient) + row.b2 * v
+    nu = row.one_minus_b2 * squared_magnitude(gradient) + row.b2 * v
     step = row.learning_rate * (
-        (row.c_m * mu + row.c_g * gradient) / (_square_root(row.c_v * nu + row.eps_root) + row.eps)
+        (row.c_m * mu + row.c_g * gradient) / (square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
     taken = step if _is_off(row.decay) else _product_if_on(row.decay, p) + step
     return [p - taken, -taken, mu, nu]
@@ -94,7 +94,8 @@ def _clamped(scaled: jax.Array, limit: jax.Array | float) -> jax.Array:
     return jnp.where(limit == 0, scaled, jnp.clip(scaled, -limit, limit))
 
 
-def _squared_magnitude(x: jax.Array) -> jax.Array:
+def squared_magnitude(x: jax.Array) -> jax.Array:
+    """The square of each real number, and of the magnitude of each complex one."""
     if is_complex(x):
         return x.real * x.real + x.imag * x.imag
     return x * x
@@ -109,11 +110,12 @@ def _product_if_on(coefficient: jax.Array | float, x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _square_root(x: jax.Array) -> jax.Array:
+def square_root(x: jax.Array) -> jax.Array:
+    """The root, whose derivative at zero is zero."""
     return jnp.sqrt(x)
 
 
-@_square_root.defjvp
+@square_root.defjvp
 def _square_root_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -122,7 +124,7 @@ def _square_root_jvp(
     The root is of a sum of squares: where all gradients so far are zero it does not change with any
     coefficient, and infinity times those zeros would be NaN.
     """
-    root = _square_root(*primals)
+    root = square_root(*primals)
     is_zero, one = root == 0, jnp.ones_like(root)
     slope = jnp.where(is_zero, jnp.zeros_like(root), 0.5 / jnp.where(is_zero, one, root))
     return root, slope * tangents[0]

@@ -269,7 +269,7 @@ class Sums {
         sums_(batch * static_cast<std::int64_t>(lengths.size()), 0),
         parts_(batch * static_cast<std::int64_t>(lengths.size()) + kSpareParts) {
     call_.batch = batch;
-    call_.sums = sums_.data();
+    call_.results = sums_.data();
     for (const std::int64_t length : lengths) {
       leaves_.push_back(std::make_unique<Guarded<T>>(batch * length, shift));
       call_.leaves.push_back({leaves_.back()->data(), length});

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from x64 import enable_x64
 
-from nadam_xla.jax import sum_squares
+from nadam_xla.jax import nadam, sum_squares
 
 RUNS = 20
 
@@ -57,6 +57,17 @@ def test_the_same_bits_every_time() -> None:
     compiled = jax.jit(lambda tree: jnp.stack(sum_squares(tree)))
     runs = [np.asarray(compiled(tree)).tobytes() for _ in range(RUNS)]
     assert len(set(runs)) == 1
+
+
+def test_a_step_is_left_out_where_a_gradient_is_not_finite_and_not_where_squares_are() -> None:
+    tx = nadam(1e-2, max_norm=1.0, skip_nonfinite=True)
+    step = jax.jit(lambda grads: tx.apply([grads], tx.init([grads]), [grads])[1].count)
+    for length in (5, 5000):
+        grads = np.full(length, 1e30, np.float32)
+        assert step(grads) == 1
+        for bad in (np.inf, np.nan):
+            grads[-1] = bad
+            assert step(grads) == 0
 
 
 def test_what_is_not_finite_shows() -> None:

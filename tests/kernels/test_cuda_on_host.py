@@ -236,6 +236,19 @@ def test_the_sum_of_squares_of_a_large_leaf(size: int) -> None:
     np.testing.assert_allclose(total, np.sum(leaf.astype(np.float64) ** 2), rtol=1e-7)
 
 
+@pytest.mark.parametrize("length", [1, 40, 5000])
+@pytest.mark.parametrize("value", [3e-3, 3e30, 3.4e38, np.inf, np.nan])
+def test_a_norm_is_finite_where_all_numbers_are(value: float, length: int) -> None:
+    """Though the squares of a pack, which are added in float32, overflow."""
+    leaf = np.ones(length, np.float32)
+    leaf[::7] = value
+    (norm,) = native.sum_squares_as_on_gpu_f32(stored([leaf]), 1, parts(1), norms=True)
+    expected = np.sqrt(np.sum(leaf.astype(np.float64) ** 2))
+    largest = np.finfo(np.float32).max
+    wanted = min(expected, largest) if np.isfinite(expected) else expected
+    np.testing.assert_allclose(norm, wanted, rtol=5e-7)
+
+
 def test_a_workspace_without_room_is_refused() -> None:
     leaf: Any = np.ones(100, np.float32)
     with pytest.raises(ValueError, match=r"the workspace has 8 bytes; it must have at least 24"):

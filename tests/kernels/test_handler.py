@@ -290,6 +290,38 @@ def test_squares_of_what_has_no_such_sum_are_an_error(
             jax.block_until_ready(sums(leaf))
 
 
+LARGEST = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("leaf", "norm"),
+    [
+        (np.float32([3, -4]), 5),
+        (np.float32([3e30, 4e30]), 5e30),
+        (np.float32([LARGEST, LARGEST]), LARGEST),
+        (np.float32([1, -np.inf]), np.inf),
+        (np.float32([1, np.nan, np.inf]), np.nan),
+        (np.float32([]), 0),
+        (np.float16([300, 400]), 500),
+        (np.float64([3e-200, 4e-200]) * 1e60, 5e-140),
+    ],
+    ids=str,
+)
+def test_a_norm_is_finite_where_all_numbers_are(leaf: np.ndarray, norm: float) -> None:
+    with enable_x64(True):
+        dtype = np.float64 if leaf.dtype == np.float64 else np.float32
+        norms = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", like(np.zeros(1, dtype)))
+        (found,) = norms(leaf, norms=np.bool_(True))
+        np.testing.assert_allclose(found, [norm], rtol=1e-7)
+
+
+@pytest.mark.parametrize("attributes", [{"norms": np.int64(1)}, {"roots": np.bool_(True)}])
+def test_an_unknown_attribute_of_sums_is_an_error(attributes: dict[str, object]) -> None:
+    sums = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", like(f32(1)))
+    with pytest.raises(Exception, match="got 1 attributes; there may be norms alone, a bool"):
+        jax.block_until_ready(sums(x, **attributes))
+
+
 def test_a_workspace_for_a_gpu_stays_as_it_is() -> None:
     results = [*like(f32(1)), jax.ShapeDtypeStruct((8,), np.uint8)]
     sums, _ = jax.ffi.ffi_call("nadam_xla_sum_squares_v1", results)(np.float32([3, 4]))
