@@ -25,7 +25,7 @@ NADAM_XLA_INLINE bool is_narrow(const Storage storage) {
 
 // The blocks of a stretch. While the divider is busy with one, the one before is encoded and the
 // next one decoded: two buffers take turns.
-template <typename T, Returns kReturns>
+template <typename T, Returns kReturns, Averaging kAveraging>
 class StoredLoop {
  public:
   // The stretch has whole blocks. of_stored: the change that is returned is that of the parameters
@@ -39,11 +39,14 @@ class StoredLoop {
                                       is_narrow(s_.leaf.storage(Stream::kNu)));
     draws_params_ =
         is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
-    for (int i = 0; i < kRuleStreams; ++i) set_decoding(i, has_master && i == kParams);
+    for (int i = 0; i < kIn; ++i) set_decoding(i, has_master && i == kParams);
     set_params(of_stored, has_master, params, master);
-    for (int i = 1; i < kRuleResults; ++i) {
-      set_encoding(i, encoder_of<T>(s_.leaf.storage_of_result(i), s_.rounding),
-                   draws_of_state_[i - 1]);
+    for (int i = 1; i < kOut; ++i) {
+      const bool is_moment = i <= kMoments;
+      set_encoding(
+          i,
+          encoder_of<T>(s_.leaf.storage_of_result(i), is_moment ? s_.rounding : Rounding::kNearest),
+          is_moment ? draws_of_state_[i - 1] : nullptr);
     }
   }
 
@@ -54,7 +57,7 @@ class StoredLoop {
     for (Decoding<T>& decoding : decodings_) decoding.run(0);
     for (std::int64_t block = 0; block < blocks; ++block) {
       const auto buffer = static_cast<int>(block % 2);
-      const Streams<T> numbers = numbers_[buffer];
+      const Streams<T, kAveraging> numbers = numbers_[buffer];
       update_elements<kReturns, kTerms>(row, numbers, 0, kHalf);
       if (block != 0) encode(1 - buffer, block - 1);
       update_elements<kReturns, kTerms>(row, numbers, kHalf, kBlock);
@@ -65,6 +68,9 @@ class StoredLoop {
   }
 
  private:
+  static constexpr int kIn = rule_streams(kAveraging);
+  static constexpr int kOut = rule_results(kAveraging);
+  static constexpr int kMoments = rule_states(Averaging::kOff);
   static constexpr int kParams = static_cast<int>(Stream::kParams);
   static constexpr int kMaster = static_cast<int>(Stream::kMaster);
 
@@ -127,17 +133,17 @@ class StoredLoop {
   }
 
   struct alignas(64) Buffers {
-    T in[kRuleStreams][kBlock];
-    T out[kRuleResults][kBlock];
+    T in[kIn][kBlock];
+    T out[kOut][kBlock];
   };
 
   const UpdateStretch<T>& s_;
   bool draws_states_, draws_params_;
-  Streams<T> numbers_[2];
-  Decoding<T> decodings_[kRuleStreams];
-  Encoding<T> encodings_[kRuleResults];
+  Streams<T, kAveraging> numbers_[2];
+  Decoding<T> decodings_[kIn];
+  Encoding<T> encodings_[kOut];
   Buffers buffers_[2];
-  alignas(64) std::uint32_t draws_of_state_[kRuleStates][kHalf];
+  alignas(64) std::uint32_t draws_of_state_[kMoments][kHalf];
   alignas(64) std::uint32_t draws_of_params_[kHalf];
 };
 
@@ -154,8 +160,9 @@ class LastBlock {
   }
 
   const Leaf& whole() const { return whole_; }
-  void copy_back(const int results) const {
-    for (int i = 0; i < results; ++i) {
+  void copy_back(const StreamSet streams) const {
+    for (int i = 0; i < kResults; ++i) {
+      if (!streams.has_result(i)) continue;
       copy(out_[i], leaf_.out[i], leaf_.length * size_of(leaf_.storage_of_result(i)));
     }
   }
@@ -167,9 +174,9 @@ class LastBlock {
   alignas(64) double out_[kResults][kBlock];
 };
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void run_blocks(const UpdateStretch<T>& s, const bool of_stored) {
-  StoredLoop<T, kReturns> loop(s, of_stored);
+  StoredLoop<T, kReturns, kAveraging> loop(s, of_stored);
   switch (terms_of(s.row)) {
     case Terms::kNone:
       return loop.template run<Terms::kNone>();
@@ -180,33 +187,33 @@ void run_blocks(const UpdateStretch<T>& s, const bool of_stored) {
   }
 }
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void run_stored(const UpdateStretch<T>& s, const bool of_stored = false) {
   const std::int64_t rest = s.leaf.length % kBlock, whole = s.leaf.length - rest;
   UpdateStretch<T> part = s;
   part.leaf.length = whole;
-  if (whole != 0) run_blocks<kReturns>(part, of_stored);
+  if (whole != 0) run_blocks<kReturns, kAveraging>(part, of_stored);
   if (rest == 0) return;
   const Leaf end = part_of(s.leaf, whole, rest);
   const LastBlock last(end);
   part.leaf = last.whole();
   part.first = s.first + whole;
-  run_blocks<kReturns>(part, of_stored);
-  last.copy_back(s.streams.results());
+  run_blocks<kReturns, kAveraging>(part, of_stored);
+  last.copy_back(s.streams);
 }
 
 // A change that is returned is that of the stored parameters, where those are not just the nearest
 // to what the rule says: added to them, it gives what the master or the random number says.
-template <typename T>
+template <Averaging kAveraging, typename T>
 void update_stored(const UpdateStretch<T>& s) {
   const bool is_drawn =
       s.rounding == Rounding::kStochastic && is_narrow(s.leaf.storage(Stream::kParams));
   if (s.returns == Returns::kParams) {
-    run_stored<Returns::kParams>(s);
+    run_stored<Returns::kParams, kAveraging>(s);
   } else if (s.streams.has(Stream::kParams) && (s.streams.has(Stream::kMaster) || is_drawn)) {
-    run_stored<Returns::kParams>(s, true);
+    run_stored<Returns::kParams, kAveraging>(s, true);
   } else {
-    run_stored<Returns::kChange>(s);
+    run_stored<Returns::kChange, kAveraging>(s);
   }
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
+from nadam_xla.jax.averages import check_average
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
@@ -59,6 +60,7 @@ def nadam(
     rounding: Rounding = "nearest",
     seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
+    average_decay: ArrayLike | None = None,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
 
@@ -101,6 +103,11 @@ def nadam(
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
             which they are just that copy; ``"correction"``: the first 8 of those bits.
+        average_decay: None; or the decay rate, in [0, 1), of an exponential moving average of the
+            parameters, which ``state.average`` holds. After each step it is what
+            ``optax.ema(average_decay)`` makes of the parameters up to this step's: their weights
+            add up to 1, and what they began with has none. It is updated in the same pass. A leaf
+            that ``update`` gives a change of is taken to become its parameter plus that change.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -133,6 +140,7 @@ def nadam(
         l2=l2,
         mask=mask,
         master=master,
+        average_decay=average_decay,
     )
     return _transformation(hyperparameters)
 
@@ -153,6 +161,7 @@ def nadamw(
     rounding: Rounding = "nearest",
     seed: ArrayLike = DEFAULT_SEED,
     master: Master | None = None,
+    average_decay: ArrayLike | None = None,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
 
@@ -195,6 +204,11 @@ def nadamw(
             changes add up that they are too coarse for; None: nothing. ``"float32"``: a copy of
             full precision; ``"remainder"``: of bfloat16 parameters the 16 bits that they lack, with
             which they are just that copy; ``"correction"``: the first 8 of those bits.
+        average_decay: None; or the decay rate, in [0, 1), of an exponential moving average of the
+            parameters, which ``state.average`` holds. After each step it is what
+            ``optax.ema(average_decay)`` makes of the parameters up to this step's: their weights
+            add up to 1, and what they began with has none. It is updated in the same pass. A leaf
+            that ``update`` gives a change of is taken to become its parameter plus that change.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -227,6 +241,7 @@ def nadamw(
         weight_decay=weight_decay,
         mask=mask,
         master=master,
+        average_decay=average_decay,
     )
     return _transformation(hyperparameters)
 
@@ -307,10 +322,18 @@ def scale_by_nadam(
 def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     mask, carries_product = hyperparameters.mask, hyperparameters.carries_product
     nu_dtype, master = hyperparameters.nu_dtype, hyperparameters.master
+    averages = hyperparameters.average_decay is not None
 
     def init(params: PyTree) -> NadamState:
         mu_dtype = hyperparameters.mu_dtype
-        state = initial_state(params, mu_dtype, nu_dtype, product=carries_product, master=master)
+        state = initial_state(
+            params,
+            mu_dtype,
+            nu_dtype,
+            product=carries_product,
+            master=master,
+            averages=averages,
+        )
         # What stands in for the parameters in optax.tree_utils.tree_map_params has no leaves.
         if mask is not None and jax.tree.leaves(params):
             chosen_leaves(mask, params)
@@ -319,31 +342,37 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     def step(
         given: Mapping[str, PyTree], state: NadamState, returns: Literal["params", "change"]
     ) -> tuple[PyTree, NadamState]:
-        check_state(state, product=carries_product, nu_dtype=nu_dtype, master=master)
+        check_state(
+            state, product=carries_product, nu_dtype=nu_dtype, master=master, averages=averages
+        )
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
         check_complex(state.mu, state.nu, given)
         params, grads = given.get("params"), given["grads"]
         if master is not None:
             check_masters("state.master", state.master, params, master)
+        if averages:
+            check_average("state.average", state.average, params)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         if hyperparameters.rounding == "stochastic":
             row = row._replace(leaf=np.arange(len(jax.tree.leaves(grads)), dtype=np.float32))
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
         read = params if returns == "params" or hyperparameters.needs_params else None
-        first, mu, nu, masters = update_trees(
+        first, mu, nu, average, masters = update_trees(
             row,
             read,
             grads,
             state.mu,
             state.nu,
+            average=state.average,
             master=state.master,
             rounding=hyperparameters.rounding,
             returns=returns,
         )
         if params is not None and read is None:
             first = jax.tree.map(lambda x, p: cast(x, jnp.result_type(p)), first, params)
-        return first, NadamState(optax.safe_increment(state.count), mu, nu, product, masters)
+        count = optax.safe_increment(state.count)
+        return first, NadamState(count, mu, nu, product, masters, average)
 
     def update(
         updates: PyTree, state: NadamState, params: PyTree | None = None, **extra_args: Any
