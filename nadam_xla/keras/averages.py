@@ -1,7 +1,7 @@
 """The moving averages of the model's variables (``use_ema``), as stock Keras has them.
 
 Two things differ: they are wider than narrow variables, and they serve those that are left of the
-variables when some are frozen.
+variables when some are frozen. What the fused step updates itself is left to it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,23 @@ from typing import Any
 from keras import ops
 
 from nadam_xla.keras import masters
+from nadam_xla.keras.optimizer_state import average_of
+
+
+def left_behind(optimizer: Any, updated: Sequence[Any]) -> list[Any]:
+    """The variables whose averages a fused step has not updated.
+
+    Args:
+        optimizer: ours.
+        updated: the variables of the step.
+    """
+    done = {
+        optimizer._get_variable_index(variable)
+        for variable in updated
+        if average_of(optimizer, variable) is not None
+    }
+    trained = optimizer._trainable_variables
+    return [v for v in trained if optimizer._get_variable_index(v) not in done]
 
 
 def average(optimizer: Any, variables: Sequence[Any]) -> None:

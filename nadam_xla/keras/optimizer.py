@@ -7,7 +7,7 @@ from keras import ops
 
 from nadam_xla.keras import backend_step, masters
 from nadam_xla.keras.arguments import check_arguments
-from nadam_xla.keras.averages import average, overwrite, overwrite_if_due
+from nadam_xla.keras.averages import average, left_behind, overwrite, overwrite_if_due
 from nadam_xla.keras.convention import momentum_product, momentum_product_after
 from nadam_xla.keras.copies import reduced, take_up_values
 from nadam_xla.keras.fallback import (
@@ -16,7 +16,7 @@ from nadam_xla.keras.fallback import (
     warn_once,
     why_not_parents,
 )
-from nadam_xla.keras.hooks import replaced_methods
+from nadam_xla.keras.hooks import overridden, replaced_methods
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.storage_choice import StorageChoice
@@ -348,7 +348,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             if grads:
                 backend_step.step(self, grads, variables, given)
                 if self.use_ema:
-                    self._update_model_variables_moving_average(self._trainable_variables)
+                    self._update_model_variables_moving_average(left_behind(self, variables))
                     overwrite_if_due(self, self._trainable_variables)
                 for variable in variables:
                     if variable.constraint is not None:
@@ -397,6 +397,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         self._check_variables_are_known(variables)
         return variables
 
+    @property
+    def _averages_in_step(self) -> bool:
+        """Whether the fused step updates the averages of the variables that it updates.
+
+        Stock updates them in steps that accumulate gradients too, while the variables stay.
+        """
+        accumulates = self.gradient_accumulation_steps
+        return bool(self.use_ema and not accumulates and overridden(self, AVERAGING) is None)
+
     def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
         average(self, trainable_variables)
 
@@ -441,6 +450,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
 METHODS = replaced_methods(Nadam)
 """Those of our class that the fused step takes the place of."""
+
+_AVERAGING = "_update_model_variables_moving_average"
+
+AVERAGING = {_AVERAGING: getattr(Nadam, _AVERAGING)}
+"""Those that it takes the place of where it updates averages."""
 
 
 def _value(rate: Any) -> Any:
