@@ -29,6 +29,7 @@ SECTIONS = [
     ("benchmarks.training_torch", "tensorflow"),
     ("benchmarks.jax_steps", "jax"),
     ("benchmarks.narrow_storage", "jax"),
+    ("benchmarks.averages", "jax"),
     ("benchmarks.compile_time", "jax"),
     ("benchmarks.memory", "jax"),
     ("benchmarks.keras_steps", "jax"),
