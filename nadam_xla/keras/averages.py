@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from nadam_xla.keras import masters
+from nadam_xla.keras import backend_step, masters
 from nadam_xla.keras.optimizer_state import average_of
 
 
@@ -43,9 +43,15 @@ def overwrite_if_due(optimizer: Any, variables: Sequence[Any]) -> None:
     if not optimizer.ema_overwrite_frequency:
         return
     is_due = ops.equal((optimizer.iterations + 1) % optimizer.ema_overwrite_frequency, 0)
-    for variable, moving in _averaged(optimizer, variables):
-        values = ops.convert_to_tensor(moving), ops.convert_to_tensor(variable)
-        masters.overwrite(optimizer, variable, ops.where(is_due, *values))
+    pairs = list(_averaged(optimizer, variables))
+    values = backend_step.either(
+        is_due,
+        # Copies: JAX's next step cannot donate one buffer twice.
+        lambda: [ops.copy(ops.cast(moving, variable.dtype)) for variable, moving in pairs],
+        lambda: [backend_step.to_tensor(variable) for variable, _ in pairs],
+    )
+    for (variable, _), value in zip(pairs, values, strict=True):
+        masters.overwrite(optimizer, variable, value)
 
 
 def overwrite(optimizer: Any, variables: Sequence[Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from compiled import CALL, aliased_results, instructions
+from compiled import CALL, aliased_results, entry_of, instructions
 from compiled_keras import NO_PASS, text_of_step
 from keras import ops
 
@@ -87,6 +87,22 @@ def test_the_compiled_step_has_no_pass_for_them(arguments: dict[str, Any]) -> No
     leaves = [v for v in (*of, *optimizer.variables) if v.shape == (SIZE, SIZE)]
     assert len(leaves) == 12
     assert len(aliased_results(text)) >= len(leaves), "each variable is updated in place"
+
+
+@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="nothing is fused")
+def test_steps_that_overwrite_nothing_have_no_pass_either() -> None:
+    """What is copied stands in the branch of those that do. (TensorFlow's XLA copies in both.)"""
+    of = [keras.Variable(np.ones((SIZE, SIZE), "f")) for _ in range(3)]
+    optimizer = Nadam(use_ema=True, ema_overwrite_frequency=3)
+    optimizer.build(of)
+    text = text_of_step(optimizer, of, [ops.ones((SIZE, SIZE)) for _ in of])
+    own = entry_of(text)
+    assert own.count(CALL) == 1
+    large = {i.opcode for i in instructions(own) if i.bytes >= 4 * SIZE * SIZE}
+    assert large <= NO_PASS | {"conditional"}
+    branches = text[: text.index("\nENTRY ")]
+    copies = sum(i.opcode == "copy" for i in instructions(branches))
+    assert copies <= len(of) * (2 if BACKEND == "tensorflow" else 1)
 
 
 def test_who_overrides_their_update_gets_it_called_with_all_variables() -> None:
