@@ -30,6 +30,7 @@ SECTIONS = [
     ("benchmarks.jax_steps", "jax"),
     ("benchmarks.narrow_storage", "jax"),
     ("benchmarks.gradient_processing", "jax"),
+    ("benchmarks.averages", "jax"),
     ("benchmarks.compile_time", "jax"),
     ("benchmarks.memory", "jax"),
     ("benchmarks.keras_steps", "jax"),

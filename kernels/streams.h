@@ -10,26 +10,48 @@
 namespace nadam_xla {
 
 // All that a leaf may have, in the order of travel: one stream of all leaves, then the next.
-enum class Stream { kParams, kGrads, kMu, kNu, kMaster };
+enum class Stream { kParams, kGrads, kMu, kNu, kAverage, kMaster };
 
-inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu", "master"};
+inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu", "average", "master"};
 inline constexpr int kStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
 
 // The optimizer's state. Each of its streams has a result of its own, behind that of the
 // parameters.
-inline constexpr int kStates = 3;
+inline constexpr int kStates = 4;
 inline constexpr int kResults = 1 + kStates;
 
 // The rule knows the streams before the master weights, which are a matter of how parameters are
 // stored; and the states among them.
-inline constexpr int kRuleStreams = 4;
-inline constexpr int kRuleStates = 2;
+inline constexpr int kRuleStreams = 5;
+inline constexpr int kRuleStates = 3;
 inline constexpr int kRuleResults = 1 + kRuleStates;
+inline constexpr int kMoments = 2;
+
+// Whether an average of the parameters is updated with them. It is the last stream of the rule, so
+// that loops without it are as if there were none.
+enum class Averaging { kOff, kOn };
+
+NADAM_XLA_INLINE constexpr int rule_streams(const Averaging averaging) {
+  return kRuleStreams - (averaging == Averaging::kOff);
+}
+NADAM_XLA_INLINE constexpr int rule_states(const Averaging averaging) {
+  return kRuleStates - (averaging == Averaging::kOff);
+}
+NADAM_XLA_INLINE constexpr int rule_results(const Averaging averaging) {
+  return 1 + rule_states(averaging);
+}
 
 NADAM_XLA_INLINE constexpr Stream state(const int number) {
-  const bool is_of_rule = number < kRuleStates;
-  const Stream first = is_of_rule ? Stream::kMu : Stream::kMaster;
-  return static_cast<Stream>(static_cast<int>(first) + number - (is_of_rule ? 0 : kRuleStates));
+  switch (number) {
+    case 0:
+      return Stream::kMu;
+    case 1:
+      return Stream::kNu;
+    case 2:
+      return Stream::kAverage;
+    default:
+      return Stream::kMaster;
+  }
 }
 
 // The stream whose new values, or whose change, a result holds.
@@ -44,8 +66,20 @@ inline constexpr const char* name_of(const Stream stream) {
 // The stream's bit in the number by which a program says which streams there are. It stays what it
 // is: those of the rule count from 0, and what is stored beside them from 16.
 NADAM_XLA_INLINE constexpr int bit_of(const Stream stream) {
-  const auto number = static_cast<int>(stream);
-  return number < kRuleStreams ? number : 16 + number - kRuleStreams;
+  switch (stream) {
+    case Stream::kParams:
+      return 0;
+    case Stream::kGrads:
+      return 1;
+    case Stream::kMu:
+      return 2;
+    case Stream::kNu:
+      return 3;
+    case Stream::kAverage:
+      return 4;
+    default:  // kMaster
+      return 16;
+  }
 }
 
 // The streams of one call, as the bits of a number.
@@ -73,9 +107,18 @@ class StreamSet {
 
   constexpr std::size_t count() const { return before(kStreams); }
 
-  // How many results a leaf has: one for the parameters, or their change, and one for each state.
-  NADAM_XLA_INLINE constexpr int results() const {
-    return has(Stream::kMaster) ? kResults : kRuleResults;
+  // A leaf has a result for the parameters, or their change, and one for each state.
+  NADAM_XLA_INLINE constexpr bool has_result(const int result) const {
+    return result == 0 || has(stream_of_result(result));
+  }
+
+  constexpr int results() const { return place_of_result(kResults); }
+
+  // Which of the results that are there it is, counted from zero.
+  constexpr int place_of_result(const int result) const {
+    int place = 0;
+    for (int i = 0; i < result; ++i) place += has_result(i);
+    return place;
   }
 
   // Which of those that are there it is, counted from zero.

@@ -17,10 +17,11 @@ enum class Returns { kParams, kChange };
 
 // The streams of a stretch of `length` elements, stored as the rule computes them. An output is
 // either the very memory of its input or memory that overlaps none of the inputs.
-template <typename T>
+template <typename T, Averaging kAveraging = Averaging::kOff>
 struct Streams {
-  const T* in[kRuleStreams];  // of one that a call lacks, the gradients: nothing reads them as that
-  T* out[kRuleResults];       // the new parameters, or their change; the new states
+  // Of one that a call lacks, the gradients: nothing reads them as that.
+  const T* in[rule_streams(kAveraging)];
+  T* out[rule_results(kAveraging)];  // the new parameters, or their change; the new states
   std::int64_t length;
 };
 
@@ -73,36 +74,41 @@ NADAM_XLA_INLINE bool is_stored_as_computed(const Leaf& leaf, const StreamSet st
 }
 
 // Of a leaf that is stored so.
-template <typename T>
-NADAM_XLA_INLINE Streams<T> as_computed(const Leaf& leaf) {
-  Streams<T> streams;
+template <typename T, Averaging kAveraging = Averaging::kOff>
+NADAM_XLA_INLINE Streams<T, kAveraging> as_computed(const Leaf& leaf) {
+  Streams<T, kAveraging> streams;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleStreams; ++i) streams.in[i] = static_cast<const T*>(leaf.in[i]);
+  for (int i = 0; i < rule_streams(kAveraging); ++i) {
+    streams.in[i] = static_cast<const T*>(leaf.in[i]);
+  }
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleResults; ++i) streams.out[i] = static_cast<T*>(leaf.out[i]);
+  for (int i = 0; i < rule_results(kAveraging); ++i) streams.out[i] = static_cast<T*>(leaf.out[i]);
   streams.length = leaf.length;
   return streams;
 }
 
 // Loops over the streams would keep gcc from vectorizing the loop over the elements.
-template <typename T, std::size_t... kStream>
-NADAM_XLA_INLINE Element<T> element_of(const Streams<T>& s, const std::int64_t i,
-                                       std::index_sequence<kStream...>) {
+template <typename T, Averaging kAveraging, std::size_t... kStream>
+NADAM_XLA_INLINE Element<T, kAveraging> element_of(const Streams<T, kAveraging>& s,
+                                                   const std::int64_t i,
+                                                   std::index_sequence<kStream...>) {
   return {{s.in[kStream][i]...}};
 }
 
-template <typename T, std::size_t... kState>
-NADAM_XLA_INLINE void store_states(const Streams<T>& s, const std::int64_t i, const Updated<T>& to,
+template <typename T, Averaging kAveraging, std::size_t... kState>
+NADAM_XLA_INLINE void store_states(const Streams<T, kAveraging>& s, const std::int64_t i,
+                                   const Updated<T, kAveraging>& to,
                                    std::index_sequence<kState...>) {
   ((s.out[1 + kState][i] = to.states[kState]), ...);
 }
 
-template <Returns kReturns, Terms kTerms = Terms::kDecayAndClamp, typename T>
-NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T>& s, const std::int64_t i) {
-  const Updated<T> to =
-      update_rule<kTerms>(row, element_of(s, i, std::make_index_sequence<kRuleStreams>()));
+template <Returns kReturns, Terms kTerms = Terms::kDecayAndClamp, typename T, Averaging kAveraging>
+NADAM_XLA_INLINE void update_element(const Row<T>& row, const Streams<T, kAveraging>& s,
+                                     const std::int64_t i) {
+  const Updated<T, kAveraging> to = update_rule<kTerms>(
+      row, element_of(s, i, std::make_index_sequence<rule_streams(kAveraging)>()));
   s.out[0][i] = kReturns == Returns::kParams ? to.params : to.change;
-  store_states(s, i, to, std::make_index_sequence<kRuleStates>());
+  store_states(s, i, to, std::make_index_sequence<rule_states(kAveraging)>());
 }
 
 // One entry of stacks: the streams that have results hold `entries` of `length` elements, all

@@ -9,6 +9,7 @@
 //   v' = b2 * v + one_minus_b2 * g' * g'
 //   p' = p - (decay * p
 //             + learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)))
+//   average' = average_decay * average + one_minus_average_decay * p', where there is an average
 //
 // The change is what is taken from p, negated, so p plus the change that a call returns is, to the
 // bit, the p' that another returns.
@@ -38,15 +39,16 @@ enum class RowLayout {
   kV2,
 };
 
-inline constexpr int kRowLength = 21;
+inline constexpr int kRowLength = 23;
 
 // The order of RowLayout::kV2; nadam_xla/coefficients.py has it too. From seed_high to shard is the
 // key of the random numbers: a float32 holds whole numbers of 24 bits, so 32 bits are two halves.
 inline constexpr const char* kRowFields[kRowLength] = {
-    "c_m",          "c_g",           "c_v",  "b1",        "one_minus_b1", "b2",
-    "one_minus_b2", "learning_rate", "eps",  "eps_root",  "decay",        "l2",
-    "grad_scale",   "clip_value",    "skip", "seed_high", "seed_low",     "step_high",
-    "step_low",     "leaf",          "shard"};
+    "c_m", "c_g", "c_v", "b1", "one_minus_b1", "b2", "one_minus_b2", "learning_rate", "eps",
+    "eps_root", "decay", "l2", "grad_scale", "clip_value", "skip", "seed_high", "seed_low",
+    "step_high", "step_low", "leaf", "shard",
+    // The weights of an average.
+    "average_decay", "one_minus_average_decay"};
 
 // How the rows of a table are read. A row of kV2 may end behind grad_scale: coefficients that are
 // not there are zero, which switches them off. So a program that was exported before a coefficient
@@ -63,6 +65,8 @@ struct RowFormat {
   }
   // With the key of the random numbers.
   static constexpr int shortest_with_key() { return 21; }
+  // With the weights of an average.
+  static constexpr int shortest_with_average() { return 23; }
 };
 
 // A limit of zero limits nothing.
@@ -76,6 +80,7 @@ struct Row {
   T c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, learning_rate, eps, eps_root, decay, l2,
       grad_scale, clip_value;
   bool skip, clips_infinity;
+  T average_decay = T(0), one_minus_average_decay = T(0);
 };
 
 // Without parameters nothing decays, whatever the row says.
@@ -94,6 +99,8 @@ NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
   const bool skip = at(14) != T(0);
   Row<T> read{row[0], row[1], row[2], row[3], row[4],  row[5],        row[6], row[7],
               row[8], row[9], decay,  l2,     row[12], limit(at(13)), skip,   true};
+  read.average_decay = at(21);
+  read.one_minus_average_decay = at(22);
   return read;
 }
 
@@ -107,17 +114,17 @@ NADAM_XLA_INLINE RandomKey read_key(const T* const row) {
 }
 
 // One element of each stream that the rule knows.
-template <typename T>
+template <typename T, Averaging kAveraging>
 struct Element {
-  T of[kRuleStreams];
+  T of[rule_streams(kAveraging)];
 
   NADAM_XLA_INLINE T operator[](const Stream stream) const { return of[static_cast<int>(stream)]; }
 };
 
 // What an element becomes; `params` is p + change.
-template <typename T>
+template <typename T, Averaging kAveraging>
 struct Updated {
-  T params, change, states[kRuleStates];
+  T params, change, states[rule_states(kAveraging)];
 };
 
 NADAM_XLA_INLINE float square_root(float x) { return ::sqrtf(x); }
@@ -168,8 +175,9 @@ NADAM_XLA_INLINE bool is_plain(const Row<T>& row) {
 }
 
 // The caller handles `row.skip`: a skipped leaf needs no arithmetic at all.
-template <Terms kTerms = Terms::kDecayAndClamp, typename T>
-NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of) {
+template <Terms kTerms = Terms::kDecayAndClamp, typename T, Averaging kAveraging>
+NADAM_XLA_INLINE Updated<T, kAveraging> update_rule(const Row<T>& row,
+                                                    const Element<T, kAveraging>& of) {
   const T p = of[Stream::kParams];
   const auto decayed = [p](const T coefficient) {
     constexpr bool kMayDecay = kTerms == Terms::kDecay || kTerms == Terms::kDecayAndClamp;
@@ -186,7 +194,14 @@ NADAM_XLA_INLINE Updated<T> update_rule(const Row<T>& row, const Element<T>& of)
   const T root = square_root(kIsPlain ? corrected_nu : corrected_nu + row.eps_root);
   const T step = row.learning_rate * ((row.c_m * mu + row.c_g * gradient) / (root + row.eps));
   const T taken = decayed(row.decay) + step;
-  return {p - taken, -taken, {mu, nu}};
+  const T params = p - taken;
+  if constexpr (kAveraging == Averaging::kOn) {
+    const T average =
+        row.average_decay * of[Stream::kAverage] + row.one_minus_average_decay * params;
+    return {params, -taken, {mu, nu, average}};
+  } else {
+    return {params, -taken, {mu, nu}};
+  }
 }
 
 }  // namespace nadam_xla

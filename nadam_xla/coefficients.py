@@ -29,8 +29,12 @@ class Coefficients(NamedTuple):
         v' = b2 * v + one_minus_b2 * g' * g'
         p' = p - (decay * p
                   + learning_rate * ((c_m * m' + c_g * g') / (sqrt(c_v * v' + eps_root) + eps)))
+        average' = average_decay * average + one_minus_average_decay * p'
 
-    Where ``skip`` is not zero, ``p``, ``m`` and ``v`` stay as they are. A ``decay`` or ``l2`` of
+    The last line holds where there is an average. It takes ``p'`` as it is computed: of a parameter
+    narrower than float32, before it is rounded to what is stored.
+
+    Where ``skip`` is not zero, all of them stay as they are. A ``decay`` or ``l2`` of
     zero is no term at all: an infinite parameter then stays what it is. A ``clip_value`` of zero
     clamps nothing; NaN passes through the clamp.
 
@@ -63,6 +67,8 @@ class Coefficients(NamedTuple):
     step_low: Scalar = 0.0
     leaf: Scalar = 0.0
     shard: Scalar = 0.0
+    average_decay: Scalar = 0.0
+    one_minus_average_decay: Scalar = 0.0
 
 
 class Momentum(NamedTuple):
@@ -170,6 +176,24 @@ def with_random_key(
         leaf=leaf,
         shard=shard,
     )
+
+
+def with_unbiased_average(
+    row: Coefficients, *, decay: Scalar, one_minus_power: Scalar
+) -> Coefficients:
+    """The row with the weights of an average in which the steps alone count, and no beginning.
+
+    After step t the weights of the parameters of the steps 1 to t are as ``decay**(t - 1)`` to
+    ``decay**0``, and their sum is 1: what ``optax.ema(decay)`` returns, without a pass that divides
+    (the bias correction of Kingma & Ba 2015). After the first step it is that step's parameters.
+
+    Args:
+        row: of the step.
+        decay: the decay rate of the average.
+        one_minus_power: ``1 - decay**t``, t the number of this step, counted from 1.
+    """
+    weight = (1.0 - decay) / one_minus_power
+    return row._replace(average_decay=1.0 - weight, one_minus_average_decay=weight)
 
 
 def adam(row: Coefficients, *, b1_power: Scalar) -> Coefficients:

@@ -19,7 +19,10 @@ class Kind(NamedTuple):
 
 
 def by_kind(
-    dtypes: Mapping[str, Sequence[str]], has_master: Sequence[bool], rounding: str
+    dtypes: Mapping[str, Sequence[str]],
+    has_master: Sequence[bool],
+    rounding: str,
+    has_average: Sequence[bool] | None = None,
 ) -> dict[Kind, list[int]]:
     """The leaves, by their numbers, of each kind.
 
@@ -28,12 +31,15 @@ def by_kind(
         has_master: of each leaf.
         rounding: as :data:`nadam_xla.storage.Rounding` has it. Of what is not narrow, it is
             nearest.
+        has_average: of each leaf; None: none has one.
     """
     kinds: dict[Kind, list[int]] = {}
     for i, dtype in enumerate(dtypes["params"]):
         is_narrow = any(dtypes[name][i] in NARROW for name in ROUNDED)
         streams = Streams(
-            has_master=has_master[i], is_stochastic=rounding == "stochastic" and is_narrow
+            has_master=has_master[i],
+            is_stochastic=rounding == "stochastic" and is_narrow,
+            has_average=has_average is not None and has_average[i],
         )
         kinds.setdefault(Kind(compute_dtype(dtype), streams), []).append(i)
     return kinds

@@ -9,11 +9,16 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-RULE_STREAMS = ("params", "grads", "mu", "nu")
+RULE_STREAMS = ("params", "grads", "mu", "nu", "average")
 """What the rule computes with."""
 
 STREAMS = (*RULE_STREAMS, "master")
 """All that a leaf may have, in the order of travel: one stream of all leaves, then the next."""
+
+STATES = ("mu", "nu", "average", "master")
+"""The streams of the optimizer's state."""
+
+_BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "average": 4, "master": 16}
 
 
 def bit_of(stream: str) -> int:
@@ -21,8 +26,7 @@ def bit_of(stream: str) -> int:
 
     Those of the rule count from 0, and what is stored beside them from 16.
     """
-    place, of_rule = STREAMS.index(stream), len(RULE_STREAMS)
-    return place if place < of_rule else 16 + place - of_rule
+    return _BITS[stream]
 
 
 class Streams(NamedTuple):
@@ -36,12 +40,14 @@ class Streams(NamedTuple):
         has_master: the parameters have master weights beside them.
         is_stochastic: what is narrower than float32 is rounded stochastically; otherwise to the
             nearest.
+        has_average: an average of the parameters is updated with them.
     """
 
     has_params: bool = True
     returns_change: bool = False
     has_master: bool = False
     is_stochastic: bool = False
+    has_average: bool = False
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -55,8 +61,8 @@ class Streams(NamedTuple):
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The streams of the optimizer's state."""
-        return ("mu", "nu", "master") if self.has_master else ("mu", "nu")
+        """Those of the optimizer's state."""
+        return tuple(name for name in STATES if name in self.operands)
 
     def leaves(self, operands: int) -> int:
         """Of how many leaves these operands are; one operand more may be awaited by the call."""

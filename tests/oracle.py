@@ -9,6 +9,7 @@ import numpy as np
 
 SKIP = 14  # its place in a row
 KEY = slice(15, 21)  # of the random numbers
+AVERAGE = slice(21, 23)  # the weights of the average and of the new parameter
 
 
 def nadam(
@@ -71,6 +72,15 @@ def rule(
         return p - taken, -taken, new_m, new_v
 
 
+def averaged(row: np.ndarray, average: np.ndarray, new_p: np.ndarray) -> np.ndarray:
+    """The average after a step whose rule gave these parameters, in their dtype."""
+    decay, weight = row[AVERAGE]
+    if row[SKIP] != 0:
+        return average
+    with np.errstate(all="ignore"):
+        return decay * average + weight * new_p
+
+
 def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Tables of plausible rows, every optional part in use, in a new last axis."""
     ranges = [
@@ -91,7 +101,8 @@ def rows(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.nda
     ]
     columns = [rng.uniform(low, high, shape) for low, high in ranges]
     skip_and_key = [np.zeros(shape)] * (KEY.stop - SKIP)
-    return np.stack([*columns, *skip_and_key], axis=-1).astype(dtype)
+    average = [rng.uniform(0.5, 0.999, shape), rng.uniform(0.001, 0.5, shape)]
+    return np.stack([*columns, *skip_and_key, *average], axis=-1).astype(dtype)
 
 
 def with_parts_off(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:

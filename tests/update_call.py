@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-STREAMS = ("params", "grads", "mu", "nu", "master")
-BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "master": 16}
-STATES = ("mu", "nu", "master")
+STREAMS = ("params", "grads", "mu", "nu", "average", "master")
+BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "average": 4, "master": 16}
+STATES = ("mu", "nu", "average", "master")
 Leaf = Mapping[str, np.ndarray]
 
-K = 21
-SEED_HIGH, SEED_LOW, STEP_HIGH, STEP_LOW, LEAF, SHARD = range(15, K)
+K = 23
+SEED_HIGH, SEED_LOW, STEP_HIGH, STEP_LOW, LEAF, SHARD = range(15, 21)
 
 
 def with_key(
@@ -38,7 +38,7 @@ def update(
     """Of each leaf the results, by the streams that they are of.
 
     Args:
-        table: ``[batch, rows, 21]``.
+        table: ``[batch, rows, K]``.
         leaves: each with the same streams.
         change: the dtype in which the change of the parameters is returned in their place, under
             the name ``change``; None: it is not.

@@ -128,8 +128,9 @@ Leaf leaf_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int
       leaf.length = static_cast<std::int64_t>(bytes.size()) / size_of(leaf.stored[i]) / batch;
     }
   }
-  for (int i = 0; i < kResults; ++i)
-    leaf.out[i] = out.at(i < streams.results() ? i : 0).first.data();
+  for (int i = 0; i < kResults; ++i) {
+    leaf.out[i] = out.at(streams.has_result(i) ? streams.place_of_result(i) : 0).first.data();
+  }
   leaf.stored_first = storage_of(out.at(0).second);
   return leaf;
 }
@@ -181,8 +182,10 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
     }
     call.leaves.push_back(leaf);
   }
-  return cuda::is_stored_as_computed(call) ? run_returning<cuda::ComputedLeaf<T>>(call)
-                                           : run_returning<cuda::StoredLeaf>(call);
+  if (cuda::is_stored_as_computed(call)) return run_returning<cuda::ComputedLeaf<T>>(call);
+  return call.streams.has(Stream::kAverage)
+             ? run_returning<cuda::StoredLeaf<Averaging::kOn>>(call)
+             : run_returning<cuda::StoredLeaf<Averaging::kOff>>(call);
 }
 
 // The sums of squares, of T, or their roots, as a GPU forms them, but for the order in which a warp

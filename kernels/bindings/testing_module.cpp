@@ -114,11 +114,12 @@ std::int64_t run_update_chunks(const Array& coefficients, const Array& params, c
                                const std::vector<std::int64_t>& chunks) {
   constexpr std::int64_t kThreads = 2;
   constexpr Storage kF32 = Storage::kF32;
-  const nadam_xla::Leaf leaf{{params.data(), grads.data(), mu.data(), nu.data(), grads.data()},
-                             {params.data(), mu.data(), nu.data(), params.data()},
-                             {kF32, kF32, kF32, kF32, kF32},
-                             kF32,
-                             static_cast<std::int64_t>(params.size())};
+  const nadam_xla::Leaf leaf{
+      {params.data(), grads.data(), mu.data(), nu.data(), grads.data(), grads.data()},
+      {params.data(), mu.data(), nu.data(), params.data(), params.data()},
+      {kF32, kF32, kF32, kF32, kF32, kF32},
+      kF32,
+      static_cast<std::int64_t>(params.size())};
   const cpu::UpdateWork<float> work(
       {coefficients.data(), {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams, {leaf}},
       kThreads);

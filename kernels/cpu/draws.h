@@ -44,7 +44,7 @@ NADAM_XLA_INLINE void swap_bytes(const std::uint32_t* const from, std::uint32_t*
 // The random numbers of a step; null where nothing is drawn.
 struct StepDraws {
   const std::uint32_t* params;
-  const std::uint32_t* states[kRuleStates];
+  const std::uint32_t* moments[kMoments];
 };
 
 class Draws {
@@ -56,22 +56,22 @@ class Draws {
     const std::int64_t before = element % kDrawn;
     if (before == 0) draw_all(mixture, key, first + element);
     const std::int64_t pair = before / 2;
-    const bool states = mixture.draws_states();
+    const bool moments = mixture.draws_moments();
     return {mixture.draws_params() ? of_params_ + pair : nullptr,
-            {states ? of_states_[0] + pair : nullptr, states ? of_states_[1] + pair : nullptr}};
+            {moments ? of_moments_[0] + pair : nullptr, moments ? of_moments_[1] + pair : nullptr}};
   }
 
  private:
   NADAM_XLA_INLINE void draw_all(const Mixture& mixture, const RandomKey& key,
                                  const std::int64_t first) {
-    if (mixture.draws_states()) {
-      draw(of_states_[0], key, first, Draw::kOfStates);
-      swap_bytes(of_states_[0], of_states_[1]);
+    if (mixture.draws_moments()) {
+      draw(of_moments_[0], key, first, Draw::kOfStates);
+      swap_bytes(of_moments_[0], of_moments_[1]);
     }
     if (mixture.draws_params()) draw(of_params_, key, first, Draw::kOfParams);
   }
 
-  alignas(64) std::uint32_t of_states_[kRuleStates][kDrawn / 2];
+  alignas(64) std::uint32_t of_moments_[kMoments][kDrawn / 2];
   alignas(64) std::uint32_t of_params_[kDrawn / 2];
 };
 

@@ -20,6 +20,7 @@ struct Mixture {
   Storage master = Storage::kF32;
   // The first result is the change of the parameters as they are stored.
   bool is_change_of_stored = false;
+  Storage average = Storage::kF32;
 
   NADAM_XLA_INLINE constexpr Storage stored(const Stream stream) const {
     switch (stream) {
@@ -31,12 +32,14 @@ struct Mixture {
         return mu;
       case Stream::kNu:
         return nu;
+      case Stream::kAverage:
+        return average;
       default:
         return master;
     }
   }
 
-  constexpr bool draws_states() const { return is_stochastic && (is_narrow(mu) || is_narrow(nu)); }
+  constexpr bool draws_moments() const { return is_stochastic && (is_narrow(mu) || is_narrow(nu)); }
   constexpr bool draws_params() const {
     return is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
   }
@@ -59,7 +62,8 @@ Mixture mixture_of(const UpdateStretch<T>& s, const bool is_change_of_stored) {
           s.rounding == Rounding::kStochastic,
           s.streams.has(Stream::kMaster),
           s.leaf.storage(Stream::kMaster),
-          is_change_of_stored};
+          is_change_of_stored,
+          s.leaf.storage(Stream::kAverage)};
 }
 
 // Those that have a loop of their own, which docs/storage.md has in its table. Where the storages

@@ -25,11 +25,16 @@ void copy(const void* const from, void* const to, const std::int64_t bytes) {
 }
 
 // The numbers of a step as the rule reads and writes them.
-template <typename T>
+template <typename T, Averaging kAveraging>
 struct alignas(64) StepNumbers {
-  T in[kRuleStreams][kStep];
-  T out[kRuleResults][kStep];
+  T in[rule_streams(kAveraging)][kStep];
+  T out[rule_results(kAveraging)][kStep];
 };
+
+template <Averaging kAveraging>
+using StreamNumbers = std::make_index_sequence<rule_streams(kAveraging)>;
+template <Averaging kAveraging>
+using StateNumbers = std::make_index_sequence<rule_states(kAveraging)>;
 
 // A step of a leaf.
 struct Step {
@@ -68,19 +73,21 @@ void decode_rare_params(const Step& step, T* const to) {
   decode_rare(step.in(Stream::kParams), mixture.master, step.in(Stream::kMaster), to);
 }
 
-template <typename T, std::size_t... kStream>
-NADAM_XLA_INLINE void decode_streams(const Step& step, StepNumbers<T>& numbers,
+template <typename T, Averaging kAveraging, std::size_t... kStream>
+NADAM_XLA_INLINE void decode_streams(const Step& step, StepNumbers<T, kAveraging>& numbers,
                                      std::index_sequence<kStream...>) {
   (decode_stream(step, static_cast<Stream>(kStream), numbers.in[kStream]), ...);
 }
 
 // Whether there are numbers that the encoders of vectors do not know. To the nearest that is NaN
-// alone, and it is in the first result if it is in any.
-template <typename T, std::size_t... kState>
-NADAM_XLA_INLINE bool has_rare_numbers(const Mixture& mixture, const StepNumbers<T>& numbers,
+// alone, and where it is in a moment, it is in the first result, too.
+template <typename T, Averaging kAveraging, std::size_t... kState>
+NADAM_XLA_INLINE bool has_rare_numbers(const Mixture& mixture,
+                                       const StepNumbers<T, kAveraging>& numbers,
                                        std::index_sequence<kState...>) {
-  const auto is_drawn = [&](const int number) {
-    return mixture.is_stochastic && mixture.stored(state(number)) == Storage::kBF16;
+  const auto may_have_others = [&](const int number) {
+    const bool is_of_interest = mixture.is_stochastic || state(number) == Stream::kAverage;
+    return is_of_interest && mixture.stored(state(number)) == Storage::kBF16;
   };
   const auto without_sign = [&](const int result, const std::int64_t i) {
     alignas(64) float copy[kStep];
@@ -90,7 +97,9 @@ NADAM_XLA_INLINE bool has_rare_numbers(const Mixture& mixture, const StepNumbers
   Halves largest = without_sign(0, 0);
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
     if (i != 0) largest = larger_of(largest, without_sign(0, i));
-    ((largest = is_drawn(kState) ? larger_of(largest, without_sign(1 + kState, i)) : largest), ...);
+    ((largest =
+          may_have_others(kState) ? larger_of(largest, without_sign(1 + kState, i)) : largest),
+     ...);
   }
   return any_at_end(largest);
 }
@@ -127,14 +136,14 @@ void encode_change_of_stored(const Step& step, const T* const params,
   encode_numbers<kRare>(mixture.first, after, step.out(0, mixture.first), nullptr);
 }
 
-template <bool kRare, typename T, std::size_t... kState>
-NADAM_XLA_INLINE void encode_results(const Step& step, const StepNumbers<T>& numbers,
+template <bool kRare, typename T, Averaging kAveraging, std::size_t... kState>
+NADAM_XLA_INLINE void encode_results(const Step& step, const StepNumbers<T, kAveraging>& numbers,
                                      const StepDraws& draws, std::index_sequence<kState...>) {
   const Mixture& mixture = step.mixture;
   const auto encode_state = [&](const int number) {
     const Storage storage = mixture.stored(state(number));
     encode_numbers<kRare>(storage, numbers.out[1 + number], step.out(1 + number, storage),
-                          draws.states[number]);
+                          number < kMoments ? draws.moments[number] : nullptr);
   };
   if (mixture.is_change_of_stored) {
     encode_change_of_stored<kRare>(step, numbers.out[0], draws.params);
@@ -146,50 +155,49 @@ NADAM_XLA_INLINE void encode_results(const Step& step, const StepNumbers<T>& num
 }
 
 // What the rule reads and writes of a step.
-template <typename T>
-NADAM_XLA_INLINE Streams<T> streams_of(StepNumbers<T>& numbers) {
-  Streams<T> streams;
-  for (int i = 0; i < kRuleStreams; ++i) streams.in[i] = numbers.in[i];
-  for (int i = 0; i < kRuleResults; ++i) streams.out[i] = numbers.out[i];
+template <typename T, Averaging kAveraging>
+NADAM_XLA_INLINE Streams<T, kAveraging> streams_of(StepNumbers<T, kAveraging>& numbers) {
+  Streams<T, kAveraging> streams;
+  for (int i = 0; i < rule_streams(kAveraging); ++i) streams.in[i] = numbers.in[i];
+  for (int i = 0; i < rule_results(kAveraging); ++i) streams.out[i] = numbers.out[i];
   streams.length = kStep;
   return streams;
 }
 
 // A step that has rare numbers, from the beginning.
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void redo_rare_step(const Row<T>& row, const Step& step, const StepDraws& draws) {
-  StepNumbers<T> numbers;
-  decode_streams(step, numbers, std::make_index_sequence<kRuleStreams>());
+  StepNumbers<T, kAveraging> numbers;
+  decode_streams(step, numbers, StreamNumbers<kAveraging>());
   decode_rare_params(step, numbers.in[static_cast<int>(Stream::kParams)]);
   update_elements<kReturns, Terms::kDecayAndClamp>(row, streams_of(numbers), 0, kStep);
-  encode_results<true>(step, numbers, draws, std::make_index_sequence<kRuleStates>());
+  encode_results<true>(step, numbers, draws, StateNumbers<kAveraging>());
 }
 
 // The stretch has whole steps.
-template <Returns kReturns, Terms kTerms, typename T>
+template <Returns kReturns, Terms kTerms, Averaging kAveraging, typename T>
 NADAM_XLA_INLINE void run_steps(const UpdateStretch<T>& s, const Mixture& mixture) {
-  constexpr auto kAllStates = std::make_index_sequence<kRuleStates>();
   const Row<T> row = s.row;
   const Leaf leaf = s.leaf;
-  StepNumbers<T> numbers;
-  const Streams<T> streams = streams_of(numbers);
+  StepNumbers<T, kAveraging> numbers;
+  const Streams<T, kAveraging> streams = streams_of(numbers);
   Draws drawn;
   for (std::int64_t first = 0; first < leaf.length; first += kStep) {
     const Step step{mixture, leaf, first};
     const StepDraws draws = drawn.of_step(mixture, s.key, s.first, first);
-    decode_streams(step, numbers, std::make_index_sequence<kRuleStreams>());
+    decode_streams(step, numbers, StreamNumbers<kAveraging>());
     update_elements<kReturns, kTerms>(row, streams, 0, kStep);
-    if (has_rare_numbers(mixture, numbers, kAllStates)) {
-      redo_rare_step<kReturns>(row, step, draws);
+    if (has_rare_numbers(mixture, numbers, StateNumbers<kAveraging>())) {
+      redo_rare_step<kReturns, kAveraging>(row, step, draws);
     } else {
-      encode_results<false>(step, numbers, draws, kAllStates);
+      encode_results<false>(step, numbers, draws, StateNumbers<kAveraging>());
     }
   }
 }
 
 template <const Mixture& kMixture, Terms kTerms>
 void run_known(const UpdateStretch<float>& s) {
-  run_steps<Returns::kParams, kTerms>(s, kMixture);
+  run_steps<Returns::kParams, kTerms, Averaging::kOff>(s, kMixture);
 }
 
 using KnownLoop = void (*)(const UpdateStretch<float>&);
@@ -208,16 +216,16 @@ KnownLoop known_loop(const Mixture& mixture) {
                        kFloat16Drawn, kRemainder, kRemainderDrawn, kCorrectionDrawn>(mixture);
 }
 
-template <Returns kReturns, Terms kTerms, typename T>
+template <Returns kReturns, Terms kTerms, Averaging kAveraging, typename T>
 void run_mixture(const UpdateStretch<T>& s, const Mixture& mixture) {
   if constexpr (sizeof(T) == sizeof(float) && kReturns == Returns::kParams &&
-                kTerms != Terms::kDecayAndClamp) {
-    constexpr bool kNone = kTerms == Terms::kNone;
-    const KnownLoop loop = kNone && is_plain(s.row) ? known_loop<Terms::kPlain>(mixture)
-                                                    : known_loop<Terms::kDecay>(mixture);
+                kAveraging == Averaging::kOff && kTerms != Terms::kDecayAndClamp) {
+    const bool plain = kTerms == Terms::kNone && is_plain(s.row);
+    const KnownLoop loop =
+        plain ? known_loop<Terms::kPlain>(mixture) : known_loop<Terms::kDecay>(mixture);
     if (loop != nullptr) return loop(s);
   }
-  run_steps<kReturns, kTerms>(s, mixture);
+  run_steps<kReturns, kTerms, kAveraging>(s, mixture);
 }
 
 // The memory of one step, for the end of a stretch that has no whole step left.
@@ -233,8 +241,9 @@ class LastStep {
   }
 
   const Leaf& whole() const { return whole_; }
-  void copy_back(const int results) const {
-    for (int i = 0; i < results; ++i) {
+  void copy_back(const StreamSet streams) const {
+    for (int i = 0; i < kResults; ++i) {
+      if (!streams.has_result(i)) continue;
       copy(out_[i], leaf_.out[i], leaf_.length * size_of(leaf_.storage_of_result(i)));
     }
   }
@@ -246,47 +255,47 @@ class LastStep {
   alignas(64) double out_[kResults][kStep];
 };
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void run_terms(const UpdateStretch<T>& s, const Mixture& mixture) {
   switch (terms_of(s.row)) {
     case Terms::kPlain:
     case Terms::kNone:
-      return run_mixture<kReturns, Terms::kNone>(s, mixture);
+      return run_mixture<kReturns, Terms::kNone, kAveraging>(s, mixture);
     case Terms::kDecay:
-      return run_mixture<kReturns, Terms::kDecay>(s, mixture);
+      return run_mixture<kReturns, Terms::kDecay, kAveraging>(s, mixture);
     case Terms::kDecayAndClamp:
-      return run_mixture<kReturns, Terms::kDecayAndClamp>(s, mixture);
+      return run_mixture<kReturns, Terms::kDecayAndClamp, kAveraging>(s, mixture);
   }
 }
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored = false) {
   const Mixture mixture = mixture_of(s, is_change_of_stored);
   const std::int64_t rest = s.leaf.length % kStep, whole = s.leaf.length - rest;
   UpdateStretch<T> part = s;
   part.leaf.length = whole;
-  run_terms<kReturns>(part, mixture);
+  run_terms<kReturns, kAveraging>(part, mixture);
   if (rest == 0) return;
   const Leaf end = part_of(s.leaf, whole, rest);
   const LastStep last(end);
   part.leaf = last.whole();
   part.first = s.first + whole;
-  run_terms<kReturns>(part, mixture);
-  last.copy_back(s.streams.results());
+  run_terms<kReturns, kAveraging>(part, mixture);
+  last.copy_back(s.streams);
 }
 
 // A change that is returned is that of the stored parameters, where those are not just the nearest
 // to what the rule says: added to them, it gives what the master or the random number says.
-template <typename T>
+template <Averaging kAveraging, typename T>
 void update_stored(const UpdateStretch<T>& s) {
   const bool is_drawn =
       s.rounding == Rounding::kStochastic && is_narrow(s.leaf.storage(Stream::kParams));
   if (s.returns == Returns::kParams) {
-    run_stored<Returns::kParams>(s);
+    run_stored<Returns::kParams, kAveraging>(s);
   } else if (s.streams.has(Stream::kParams) && (s.streams.has(Stream::kMaster) || is_drawn)) {
-    run_stored<Returns::kParams>(s, true);
+    run_stored<Returns::kParams, kAveraging>(s, true);
   } else {
-    run_stored<Returns::kChange>(s);
+    run_stored<Returns::kChange, kAveraging>(s);
   }
 }
 

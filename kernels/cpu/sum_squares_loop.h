@@ -48,8 +48,8 @@ class Lanes {
 
 // A stretch is read in two places at once, at its beginning and from its middle on: memory that is
 // read in one alone comes at half the speed, for the hardware fetches ahead within a page.
-struct Halves {
-  explicit Halves(const std::int64_t of_both)
+struct HalvesOfStretch {
+  explicit HalvesOfStretch(const std::int64_t of_both)
       : length(of_both / Lanes::kCount * Lanes::kHalf), left_over(of_both - 2 * length) {}
 
   std::int64_t length;  // of each, a whole number of rounds of the lanes
@@ -59,7 +59,7 @@ struct Halves {
 template <typename T>
 NADAM_XLA_INLINE double sum_squares_of(const T* const x, const std::int64_t length) {
   constexpr std::int64_t kBytes = Lanes::kHalf * static_cast<std::int64_t>(sizeof(T));
-  const Halves halves(length);
+  const HalvesOfStretch halves(length);
   const T* const second = x + halves.length;
   Lanes lanes;
   for (std::int64_t i = 0; i < halves.length; i += Lanes::kHalf) {
@@ -77,7 +77,7 @@ NADAM_XLA_INLINE double sum_squares_decoded(const std::uint16_t* const x, const 
                                             const Number& number) {
   constexpr std::int64_t kBlock = 4 * Lanes::kHalf;  // of each half
   constexpr std::int64_t kBytes = kBlock * static_cast<std::int64_t>(sizeof(std::uint16_t));
-  const Halves halves(length);
+  const HalvesOfStretch halves(length);
   const std::uint16_t* const second = x + halves.length;
   const std::int64_t whole = halves.length / kBlock * kBlock;
   Lanes lanes;

@@ -9,8 +9,8 @@
 namespace nadam_xla::cpu {
 namespace {
 
-template <Returns kReturns, Terms kTerms, typename T>
-NADAM_XLA_INLINE void update_elements(const Row<T>& row, const Streams<T>& s,
+template <Returns kReturns, Terms kTerms, typename T, Averaging kAveraging>
+NADAM_XLA_INLINE void update_elements(const Row<T>& row, const Streams<T, kAveraging>& s,
                                       const std::int64_t begin, const std::int64_t end) {
   // An output may be its own input, so the compiler cannot prove the iterations independent; they
   // are, and without this promise it emits scalar code, three times slower.
@@ -18,11 +18,11 @@ NADAM_XLA_INLINE void update_elements(const Row<T>& row, const Streams<T>& s,
   for (std::int64_t i = begin; i < end; ++i) update_element<kReturns, kTerms>(row, s, i);
 }
 
-template <Returns kReturns, Terms kTerms, typename T>
-void update(const Row<T>& given, const Streams<T>& streams) {
+template <Returns kReturns, Terms kTerms, typename T, Averaging kAveraging>
+void update(const Row<T>& given, const Streams<T, kAveraging>& streams) {
   // Copies: what is written might else be the row, for all that the compiler knows.
   const Row<T> row = given;
-  const Streams<T> s = streams;
+  const Streams<T, kAveraging> s = streams;
   constexpr std::int64_t kRound = 64;  // elements between two rounds of prefetching
   std::int64_t i = 0;
   for (; i + kRound <= s.length; i += kRound) {

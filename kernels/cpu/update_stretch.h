@@ -19,7 +19,8 @@ void set_to_no_change(void* const changes, const Storage storage, const std::int
 template <typename T>
 void skip(const UpdateStretch<T>& s) {
   const Leaf& leaf = s.leaf;
-  for (int i = 0; i < s.streams.results(); ++i) {
+  for (int i = 0; i < kResults; ++i) {
+    if (!s.streams.has_result(i)) continue;
     if (i == 0 && s.returns == Returns::kChange) {
       set_to_no_change(leaf.out[0], leaf.stored_first, leaf.length);
     } else {
@@ -29,9 +30,9 @@ void skip(const UpdateStretch<T>& s) {
   }
 }
 
-template <Returns kReturns, typename T>
+template <Returns kReturns, Averaging kAveraging, typename T>
 void update_computed(const UpdateStretch<T>& s) {
-  const Streams<T> streams = as_computed<T>(s.leaf);
+  const Streams<T, kAveraging> streams = as_computed<T, kAveraging>(s.leaf);
   switch (terms_of(s.row)) {
     case Terms::kPlain:
     case Terms::kNone:
@@ -43,16 +44,25 @@ void update_computed(const UpdateStretch<T>& s) {
   }
 }
 
+template <Averaging kAveraging, typename T>
+void update_unskipped(const UpdateStretch<T>& s) {
+  if (!is_stored_as_computed<T>(s.leaf, s.streams)) {
+    update_stored<kAveraging>(s);
+  } else if (s.returns == Returns::kParams) {
+    update_computed<Returns::kParams, kAveraging>(s);
+  } else {
+    update_computed<Returns::kChange, kAveraging>(s);
+  }
+}
+
 template <typename T>
 void update_stretch(const UpdateStretch<T>& s) {
   if (s.row.skip) {
     skip(s);
-  } else if (!is_stored_as_computed<T>(s.leaf, s.streams)) {
-    update_stored(s);
-  } else if (s.returns == Returns::kParams) {
-    update_computed<Returns::kParams>(s);
+  } else if (s.streams.has(Stream::kAverage)) {
+    update_unskipped<Averaging::kOn>(s);
   } else {
-    update_computed<Returns::kChange>(s);
+    update_unskipped<Averaging::kOff>(s);
   }
 }
 

@@ -39,7 +39,8 @@ template <typename T>
 void load_kernels_of_type() {
   load_kernels<T, ComputedLeaf<T>, kSmallParameters>();
   load_kernels<T, ComputedLeaf<T>, kLargestParameters>();
-  load_kernels<T, StoredLeaf, kSmallParameters>();
+  load_kernels<T, StoredLeaf<Averaging::kOff>, kSmallParameters>();
+  load_kernels<T, StoredLeaf<Averaging::kOn>, kSmallParameters>();
 }
 
 }  // namespace
@@ -49,8 +50,10 @@ void update(const UpdateCall<T>& call, const cudaStream_t stream) {
   // One leaf that is not takes all with it: a second launch would cost more than it gives.
   if (is_stored_as_computed(call)) {
     update_all<ComputedLeaf<T>>(call, stream);
+  } else if (call.streams.has(Stream::kAverage)) {
+    update_all<StoredLeaf<Averaging::kOn>>(call, stream);
   } else {
-    update_all<StoredLeaf>(call, stream);
+    update_all<StoredLeaf<Averaging::kOff>>(call, stream);
   }
 }
 

@@ -9,14 +9,19 @@
 
 namespace nadam_xla::cuda {
 
+// They have no average: leaves that do are StoredLeafs, however they are stored.
+inline constexpr int kComputedStreams = rule_streams(Averaging::kOff);
+inline constexpr int kComputedStates = rule_states(Averaging::kOff);
+inline constexpr int kComputedResults = rule_results(Averaging::kOff);
+
 template <typename T>
 NADAM_XLA_INLINE Streams<T> part_of(const Streams<T>& streams, const std::int64_t offset,
                                     const std::int64_t length) {
   Streams<T> part;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleStreams; ++i) part.in[i] = streams.in[i] + offset;
+  for (int i = 0; i < kComputedStreams; ++i) part.in[i] = streams.in[i] + offset;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleResults; ++i) part.out[i] = streams.out[i] + offset;
+  for (int i = 0; i < kComputedResults; ++i) part.out[i] = streams.out[i] + offset;
   part.length = length;
   return part;
 }
@@ -28,7 +33,7 @@ NADAM_XLA_INLINE Streams<T> entry_of(const Streams<T>& streams, const Entry& ent
   const std::int64_t offset = offset_of(entry, streams.length);
   Streams<T> part = streams;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleResults; ++i) {
+  for (int i = 0; i < kComputedResults; ++i) {
     part.in[static_cast<int>(stream_of_result(i))] += offset;
     part.out[i] += offset;
   }
@@ -41,7 +46,7 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
                                    const std::int32_t count, const std::int32_t lane) {
   constexpr int kPack = kWidest<T>;
   for (std::int32_t first = lane; first < count; first += kWarp * kUpdateUnroll) {
-    Pack<T, kPack> packs[kUpdateUnroll][kRuleStreams];
+    Pack<T, kPack> packs[kUpdateUnroll][kComputedStreams];
     // All loads come before the first use: what is in flight together hides the memory's latency.
     NADAM_XLA_UNROLL
     for (int u = 0; u < kUpdateUnroll; ++u) {
@@ -49,7 +54,7 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
         NADAM_XLA_UNROLL
-        for (int stream = 0; stream < kRuleStreams; ++stream) {
+        for (int stream = 0; stream < kComputedStreams; ++stream) {
           packs[u][stream] = load<kPack>(s.in[stream] + i);
         }
       }
@@ -60,22 +65,22 @@ NADAM_XLA_INLINE void update_packs(const Row<T>& row, const Streams<T>& s, const
       const std::int32_t i = begin + pack * kPack;
       if (pack < count) {
         // In the place of what they are made of: registers of their own would be too many.
-        Pack<T, kPack>(&results)[kRuleStreams] = packs[u];
+        Pack<T, kPack>(&results)[kComputedStreams] = packs[u];
         NADAM_XLA_UNROLL
         for (int k = 0; k < kPack; ++k) {
-          Element<T> element;
+          Element<T, Averaging::kOff> element;
           NADAM_XLA_UNROLL
-          for (int stream = 0; stream < kRuleStreams; ++stream) {
+          for (int stream = 0; stream < kComputedStreams; ++stream) {
             element.of[stream] = packs[u][stream].at[k];
           }
-          const Updated<T> to = update_rule(row, element);
+          const auto to = update_rule(row, element);
           results[0].at[k] = kReturns == Returns::kParams ? to.params : to.change;
           NADAM_XLA_UNROLL
-          for (int which = 0; which < kRuleStates; ++which)
+          for (int which = 0; which < kComputedStates; ++which)
             results[1 + which].at[k] = to.states[which];
         }
         NADAM_XLA_UNROLL
-        for (int result = 0; result < kRuleResults; ++result)
+        for (int result = 0; result < kComputedResults; ++result)
           store(s.out[result] + i, results[result]);
       }
     }
@@ -99,7 +104,7 @@ NADAM_XLA_INLINE void skip(const Streams<T>& s, const std::int32_t lane) {
     if (kReturns == Returns::kChange) s.out[0][i] = kNoChange<T>;
     if (kReturns == Returns::kParams && s.out[0] != params) s.out[0][i] = params[i];
     NADAM_XLA_UNROLL
-    for (int k = 0; k < kRuleStates; ++k) {
+    for (int k = 0; k < kComputedStates; ++k) {
       const T* const before = s.in[static_cast<int>(state(k))];
       if (s.out[1 + k] != before) s.out[1 + k][i] = before[i];
     }
@@ -111,9 +116,9 @@ NADAM_XLA_INLINE PackedParts parts_of(const Streams<T>& s, const std::int32_t le
   const std::int32_t misaligned = misalignment(s.in[0]);
   bool alike = true;
   NADAM_XLA_UNROLL
-  for (int i = 1; i < kRuleStreams; ++i) alike = alike && misalignment(s.in[i]) == misaligned;
+  for (int i = 1; i < kComputedStreams; ++i) alike = alike && misalignment(s.in[i]) == misaligned;
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleResults; ++i) alike = alike && misalignment(s.out[i]) == misaligned;
+  for (int i = 0; i < kComputedResults; ++i) alike = alike && misalignment(s.out[i]) == misaligned;
   return alike ? packed_parts<T>(misaligned, length) : PackedParts{length, 0, 0};
 }
 
@@ -124,9 +129,9 @@ NADAM_XLA_INLINE Streams<T> streams_of(const UpdateLaunch<T, ComputedLeaf<T>, kC
   Streams<T> streams = leaf.streams;
   if constexpr (kReturns == Returns::kParams) streams = entry_of(streams, launch.entry);
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleStreams; ++i) assume_global(streams.in[i]);
+  for (int i = 0; i < kComputedStreams; ++i) assume_global(streams.in[i]);
   NADAM_XLA_UNROLL
-  for (int i = 0; i < kRuleResults; ++i) assume_global(streams.out[i]);
+  for (int i = 0; i < kComputedResults; ++i) assume_global(streams.out[i]);
   return streams;
 }
 

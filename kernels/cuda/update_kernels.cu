@@ -24,7 +24,9 @@ template UpdateKernels update_kernels<float, ComputedLeaf<float>, kSmallParamete
 template UpdateKernels update_kernels<float, ComputedLeaf<float>, kLargestParameters>();
 template UpdateKernels update_kernels<double, ComputedLeaf<double>, kSmallParameters>();
 template UpdateKernels update_kernels<double, ComputedLeaf<double>, kLargestParameters>();
-template UpdateKernels update_kernels<float, StoredLeaf, kSmallParameters>();
-template UpdateKernels update_kernels<double, StoredLeaf, kSmallParameters>();
+template UpdateKernels update_kernels<float, StoredLeaf<Averaging::kOff>, kSmallParameters>();
+template UpdateKernels update_kernels<double, StoredLeaf<Averaging::kOff>, kSmallParameters>();
+template UpdateKernels update_kernels<float, StoredLeaf<Averaging::kOn>, kSmallParameters>();
+template UpdateKernels update_kernels<double, StoredLeaf<Averaging::kOn>, kSmallParameters>();
 
 }  // namespace nadam_xla::cuda

@@ -14,7 +14,7 @@ struct UpdateKernels {
   const void* returning_change;
 };
 
-// OneLeaf: ComputedLeaf<T> or StoredLeaf.
+// OneLeaf: ComputedLeaf<T>, or StoredLeaf with or without an average.
 template <typename T, typename OneLeaf, std::size_t kBytes>
 UpdateKernels update_kernels();
 

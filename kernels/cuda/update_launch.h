@@ -37,7 +37,8 @@ struct ComputedLeaf {
   NADAM_XLA_INLINE std::int64_t length() const { return streams.length; }
 };
 
-// A leaf that is stored in any way.
+// A leaf that is stored in any way, with an average or without.
+template <Averaging kAveraging>
 struct StoredLeaf {
   // The elements of a tile: 2 KiB of bfloat16, four rounds of a warp.
   static constexpr std::int32_t kTile = 4 * kWarp * kGroup;
@@ -129,6 +130,7 @@ NADAM_XLA_INLINE Row<T> row_of(const UpdateLaunch<T, OneLeaf, kCapacity>& launch
 // Whether every leaf of a call can be a ComputedLeaf.
 template <typename T>
 bool is_stored_as_computed(const UpdateCall<T>& call) {
+  if (call.streams.has(Stream::kAverage)) return false;
   for (const Leaf& leaf : call.leaves) {
     if (!is_stored_as_computed<T>(leaf, call.streams)) return false;
   }

@@ -122,7 +122,7 @@ NADAM_XLA_INLINE Numbers<T, kCount> change_as_stored(const StoredStretch<T>& s,
   return each<T, kCount>([&](const int k) { return to.at[k] - from.at[k]; });
 }
 
-// Encodes and stores the states, and behind them the first result where `has_first`.
+// Encodes and stores the moments, and behind them the first result where `has_first`.
 template <Returns kReturns, typename T, int kCount>
 NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_t i,
                                     const Numbers<T, kCount>& mu, const Numbers<T, kCount>& nu,
@@ -130,9 +130,10 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
   Numbers<T, kCount> numbers = mu;
   Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfStates);
   // Not unrolled, so that there is one encoder of each kind and not three.
+  constexpr int kMoments = rule_states(Averaging::kOff);
   NADAM_XLA_NO_UNROLL
-  for (int which = 0; which < kRuleStates + has_first; ++which) {
-    const bool is_first = which == kRuleStates;
+  for (int which = 0; which < kMoments + has_first; ++which) {
+    const bool is_first = which == kMoments;
     const int result = is_first ? 0 : 1 + which;
     if (is_first) {
       numbers = first;
@@ -148,13 +149,14 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
 }
 
 // Updates kCount elements, the first of which is element `i` of the stretch.
-template <Returns kReturns, int kCount, typename T>
+template <Returns kReturns, Averaging kAveraging, int kCount, typename T>
 NADAM_XLA_INLINE void update_group(const StoredStretch<T>& s, const std::int32_t i) {
+  constexpr int kIn = rule_streams(kAveraging);
   // All loads come before the first use: what is in flight together hides the memory's latency.
-  Loaded<T, kCount> loaded[kRuleStreams];
+  Loaded<T, kCount> loaded[kIn];
   loaded[0] = load_params<kCount>(s, i);
   NADAM_XLA_UNROLL
-  for (int stream = 1; stream < kRuleStreams; ++stream) {
+  for (int stream = 1; stream < kIn; ++stream) {
     loaded[stream] = load_stream<kCount>(s, static_cast<Stream>(stream), i);
   }
   Words<kCount, 2> before{};
@@ -162,26 +164,32 @@ NADAM_XLA_INLINE void update_group(const StoredStretch<T>& s, const std::int32_t
     before = load_words<kCount, 2>(s.in(Stream::kParams), s.in_stacks + i);
   }
 
-  Numbers<T, kCount> numbers[kRuleStreams];
+  Numbers<T, kCount> numbers[kIn];
   NADAM_XLA_UNROLL
-  for (int stream = 0; stream < kRuleStreams; ++stream) {
+  for (int stream = 0; stream < kIn; ++stream) {
     const Storage storage = stream == 0 ? s.of_params() : s.leaf.stored[stream];
     numbers[stream] = decoded<T, kCount>(storage, loaded[stream]);
   }
 
   Numbers<T, kCount> params, change, mu, nu;
+  [[maybe_unused]] Numbers<T, kCount> average;
   NADAM_XLA_UNROLL
   for (int k = 0; k < kCount; ++k) {
-    Element<T> element;
+    Element<T, kAveraging> element;
     NADAM_XLA_UNROLL
-    for (int stream = 0; stream < kRuleStreams; ++stream) {
+    for (int stream = 0; stream < kIn; ++stream) {
       element.of[stream] = numbers[stream].at[k];
     }
-    const Updated<T> to = update_rule(s.row, element);
+    const Updated<T, kAveraging> to = update_rule(s.row, element);
     params.at[k] = to.params;
     change.at[k] = to.change;
     mu.at[k] = to.states[0];
     nu.at[k] = to.states[1];
+    if constexpr (kAveraging == Averaging::kOn) average.at[k] = to.states[2];
+  }
+  if constexpr (kAveraging == Averaging::kOn) {
+    store_encoded(average, s.leaf.storage(Stream::kAverage), to_nearest<kCount>(),
+                  s.leaf.out[kRuleResults - 1], s.in_stacks + i);
   }
 
   if constexpr (kReturns == Returns::kChange) {
@@ -209,7 +217,8 @@ NADAM_XLA_INLINE void copy(const void* const from, void* const to, const std::in
 template <Returns kReturns, typename T>
 NADAM_XLA_INLINE void skip(const StoredStretch<T>& s, const std::int32_t lane) {
   NADAM_XLA_NO_UNROLL
-  for (int result = kReturns == Returns::kChange; result < s.streams.results(); ++result) {
+  for (int result = kReturns == Returns::kChange; result < kResults; ++result) {
+    if (!s.streams.has_result(result)) continue;
     const void* const from = s.in(stream_of_result(result));
     void* const to = s.leaf.out[result];
     if (to == from) continue;
@@ -266,8 +275,10 @@ NADAM_XLA_INLINE std::int32_t before_boundaries(const StoredStretch<T>& s, const
     }
   }
   NADAM_XLA_NO_UNROLL
-  for (int result = 0; result < s.streams.results(); ++result) {
-    look_at(s.leaf.storage_of_result(result), s.leaf.out[result], s.in_stacks);
+  for (int result = 0; result < kResults; ++result) {
+    if (s.streams.has_result(result)) {
+      look_at(s.leaf.storage_of_result(result), s.leaf.out[result], s.in_stacks);
+    }
   }
   return most;
 }
@@ -285,9 +296,10 @@ NADAM_XLA_INLINE PackedParts parts_of(const StoredStretch<T>& s) {
 }
 
 // An entry's call returns parameters.
-template <Returns kReturns, typename T, std::size_t kCapacity>
-NADAM_XLA_INLINE StoredStretch<T> stretch_in(const UpdateLaunch<T, StoredLeaf, kCapacity>& launch,
-                                             const StoredLeaf& leaf, const Stretch& stretch) {
+template <Returns kReturns, typename T, Averaging kAveraging, std::size_t kCapacity>
+NADAM_XLA_INLINE StoredStretch<T> stretch_in(
+    const UpdateLaunch<T, StoredLeaf<kAveraging>, kCapacity>& launch,
+    const StoredLeaf<kAveraging>& leaf, const Stretch& stretch) {
   const T* const coefficients = coefficients_of(launch, leaf, stretch.entry);
   const std::int64_t in_leaf = stretch.entry * leaf.length() + stretch.begin;
   std::int64_t in_stacks = in_leaf;
@@ -304,31 +316,32 @@ NADAM_XLA_INLINE StoredStretch<T> stretch_in(const UpdateLaunch<T, StoredLeaf, k
 }
 
 // A tile of one entry.
-template <Returns kReturns, typename T, std::size_t kCapacity>
-NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, StoredLeaf, kCapacity>& launch,
-                                  const StoredLeaf& leaf, const std::int32_t tile,
+template <Returns kReturns, typename T, Averaging kAveraging, std::size_t kCapacity>
+NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, StoredLeaf<kAveraging>, kCapacity>& launch,
+                                  const StoredLeaf<kAveraging>& leaf, const std::int32_t tile,
                                   const std::int32_t lane) {
+  constexpr std::int32_t kTile = StoredLeaf<kAveraging>::kTile;
   const StoredStretch<T> s =
-      stretch_in<kReturns>(launch, leaf, stretch_of(tile, leaf.length(), StoredLeaf::kTile));
+      stretch_in<kReturns>(launch, leaf, stretch_of(tile, leaf.length(), kTile));
   if (s.row.skip) {
     skip<kReturns>(s, lane);
     return;
   }
   const PackedParts parts = parts_of(s);
   for (std::int32_t group = lane; group < parts.packs; group += kWarp) {
-    update_group<kReturns, kGroup>(s, parts.head + group * kGroup);
+    update_group<kReturns, kAveraging, kGroup>(s, parts.head + group * kGroup);
   }
   const std::int32_t grouped = parts.packs * kGroup;
   for (std::int32_t i = lane; i < parts.head + parts.tail; i += kWarp) {
-    update_group<kReturns, 1>(s, i < parts.head ? i : i + grouped);
+    update_group<kReturns, kAveraging, 1>(s, i < parts.head ? i : i + grouped);
   }
 }
 
 // A tile of several entries, each with a row of its own.
-template <Returns kReturns, typename T, std::size_t kCapacity>
-NADAM_XLA_INLINE void update_short_tile(const UpdateLaunch<T, StoredLeaf, kCapacity>& launch,
-                                        const StoredLeaf& leaf, const std::int32_t tile,
-                                        const std::int32_t lane) {
+template <Returns kReturns, typename T, Averaging kAveraging, std::size_t kCapacity>
+NADAM_XLA_INLINE void update_short_tile(
+    const UpdateLaunch<T, StoredLeaf<kAveraging>, kCapacity>& launch,
+    const StoredLeaf<kAveraging>& leaf, const std::int32_t tile, const std::int32_t lane) {
   const std::int64_t length = leaf.length();
   const std::int64_t begin = static_cast<std::int64_t>(tile) * kShortUpdateTile;
   const std::int64_t left = launch.batch * length - begin;
@@ -339,7 +352,7 @@ NADAM_XLA_INLINE void update_short_tile(const UpdateLaunch<T, StoredLeaf, kCapac
     if (s.row.skip) {
       skip<kReturns>(s, 0);
     } else {
-      update_group<kReturns, 1>(s, 0);
+      update_group<kReturns, kAveraging, 1>(s, 0);
     }
   }
 }

@@ -17,7 +17,8 @@ std::string names_of(const StreamSet streams) {
 
 std::string names_of_results(const StreamSet streams) {
   std::string names;
-  for (int i = 0; i < streams.results(); ++i) {
+  for (int i = 0; i < kResults; ++i) {
+    if (!streams.has_result(i)) continue;
     names += (i == 0 ? "" : ", ") + std::string(name_of(stream_of_result(i)));
   }
   return names;
@@ -35,6 +36,9 @@ void check_streams(const UpdateAttributes& attributes) {
   }
   if (attributes.streams.has(Stream::kMaster)) {
     refuse("streams has master and lacks params, which it is the master of");
+  }
+  if (attributes.streams.has(Stream::kAverage)) {
+    refuse("streams has average and lacks params, which it is the average of");
   }
 }
 
@@ -63,6 +67,12 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
            "; where rounding is stochastic it must be [batch, ", n, " or more, ", longest,
            "], so that each leaf has random numbers of its own");
+  }
+  const bool has_average = attributes.streams.has(Stream::kAverage);
+  if (has_average && has_columns && shape[2] < RowFormat::shortest_with_average()) {
+    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
+           "; where there is an average it must be [batch, rows, ", longest,
+           "], for its last columns are the weights of the average");
   }
   if (!has_columns || !has_rows(shape[1])) {
     refuse("coefficients is ", coefficients.element_type(), to_string(shape),
@@ -181,8 +191,10 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
         check_same_shape(shape, {name_of(stream)}, buffers.operand(stream, leaf));
       }
     }
-    for (int i = 0; i < streams.results(); ++i) {
-      check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffers.result(i, leaf));
+    for (int i = 0; i < kResults; ++i) {
+      if (streams.has_result(i)) {
+        check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffers.result(i, leaf));
+      }
     }
     call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
     call.leaves.back().length = entry_length(shape, call.batch);
@@ -205,7 +217,8 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
   for (std::size_t leaf = 0; leaf < buffers.leaves(); ++leaf) {
     const LeafShape shape{leaf, name_of(Stream::kGrads),
                           buffers.operand(Stream::kGrads, leaf).dimensions()};
-    for (int i = 0; i < attributes.streams.results(); ++i) {
+    for (int i = 0; i < kResults; ++i) {
+      if (!attributes.streams.has_result(i)) continue;
       const Stream stream = stream_of_result(i);
       const AnyBuffer stack = buffers.operand(stream, leaf);
       const AnyBuffer result = buffers.result(i, leaf);

@@ -126,7 +126,7 @@ class Buffers {
     return operands_[streams_.place(stream) * n_ + leaf];
   }
   AnyBuffer result(const int which, const std::size_t leaf) const {
-    return results_[which * n_ + leaf];
+    return results_[streams_.place_of_result(which) * n_ + leaf];
   }
 
  private:
@@ -152,13 +152,13 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
                             : storage_of({name_of(present)}, leaf, buffer);
   }
   for (int i = 0; i < kResults; ++i) {
-    decoded.out[i] = buffers.result(i < streams.results() ? i : 0, leaf).untyped_data();
+    decoded.out[i] = buffers.result(streams.has_result(i) ? i : 0, leaf).untyped_data();
   }
   decoded.stored_first =
       storage_of({name_of(Stream::kParams), true}, leaf, buffers.result(0, leaf));
   check_storage<T>(attributes, leaf, decoded);
-  for (int i = 0; i < streams.results(); ++i) {
-    if (i == 0 && attributes.returns_change) continue;
+  for (int i = 0; i < kResults; ++i) {
+    if (!streams.has_result(i) || (i == 0 && attributes.returns_change)) continue;
     check_stored_alike(stream_of_result(i), leaf, buffers.operand(stream_of_result(i), leaf),
                        buffers.result(i, leaf));
   }

@@ -1,5 +1,6 @@
 """What the user chose, and the row of coefficients that follows from it at each step."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
@@ -31,6 +32,7 @@ DEFAULT_SEED = np.uint32(0)
 _OF_ANY_SIGN = ("learning_rate", "weight_decay", "l2")
 _LIMITS = ("max_norm", "max_leaf_norm", "clip_value")
 _NOT_NEGATIVE = ("eps", "eps_root", "momentum_decay", *_LIMITS)
+_DECAY_RATES = ("b1", "b2", "average_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Hyperparameters:
     max_leaf_norm: ScalarOrSchedule | None = None
     clip_value: ScalarOrSchedule | None = None
     skip_nonfinite: bool = False
+    average_decay: ArrayLike | None = None
     scales_alone: bool = False
 
     def __post_init__(self) -> None:  # noqa: D105
@@ -71,15 +74,15 @@ class Hyperparameters:
             raise TypeError(
                 "learning_rate is None; give a number (scale_by_nadam returns the bare direction)"
             )
-        for name in ("b1", "b2", *_NOT_NEGATIVE, *_OF_ANY_SIGN):
+        for name in (*_DECAY_RATES, *_NOT_NEGATIVE, *_OF_ANY_SIGN):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
-        check_decay_rate("b1", self.b1)
-        check_decay_rate("b2", self.b2)
+        for name in _DECAY_RATES:
+            check_decay_rate(name, getattr(self, name))
         for name in _NOT_NEGATIVE:
             check_not_negative(name, getattr(self, name))
         for name in _OF_ANY_SIGN:
             check_not_nan(name, getattr(self, name))
-        for name in ("b1", "b2", *_NOT_NEGATIVE, *_OF_ANY_SIGN):
+        for name in (*_DECAY_RATES, *_NOT_NEGATIVE, *_OF_ANY_SIGN):
             _check_scalar(name, getattr(self, name))
         if getattr(self.b2, "dtype", None) == jnp.bfloat16:
             raise TypeError(
@@ -122,6 +125,8 @@ class Hyperparameters:
             return "decay"
         if self.master is not None:
             return f"master={self.master!r}"
+        if self.average_decay is not None:
+            return "average_decay"
         if self.rounding == "stochastic" and not self.scales_alone:
             return 'rounding="stochastic"'
         return None
@@ -156,6 +161,11 @@ class Hyperparameters:
         )
         if self.rounding == "stochastic":
             row = conventions.with_random_key(row, seed=_unsigned(self.seed), step=_unsigned(count))
+        if self.average_decay is not None:
+            decay = _wide(self.average_decay)
+            row = conventions.with_unbiased_average(
+                row, decay=decay, one_minus_power=_one_minus_power(decay, count)
+            )
         if not self.nesterov:
             row = conventions.adam(row, b1_power=momentum.product)
         if product_before is None:
@@ -241,6 +251,14 @@ def _at(name: str, value: ScalarOrSchedule, steps_before: jax.Array) -> ArrayLik
     number = _real(name, value(steps_before))
     _check_scalar(name, number)
     return _wide(number)
+
+
+def _one_minus_power(rate: ArrayLike, count: jax.Array) -> jax.Array:
+    """``1 - rate**count``, of which a rate near 1 would leave little in float32."""
+    least = 1e-37  # whose powers are zero
+    if isinstance(rate, (int, float)):
+        return -jnp.expm1(count * math.log(max(rate, least)))
+    return -jnp.expm1(count * jnp.log(jnp.maximum(rate, least)))
 
 
 def _wide(value: ArrayLike) -> ArrayLike:

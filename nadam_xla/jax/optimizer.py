@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.averages import check_average
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex, check_one_memory
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
@@ -71,6 +72,7 @@ def nadam(
     max_leaf_norm: ScalarOrSchedule | None = None,
     clip_value: ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
+    average_decay: ArrayLike | None = None,
 ) -> NadamTransformation:
     """Nadam: Adam with Nesterov momentum (Dozat 2016), each step one fused pass.
 
@@ -123,6 +125,11 @@ def nadam(
         skip_nonfinite: whether a step in which a gradient is NaN or infinite is left out, as by
             ``optax.apply_if_finite`` without its limit: parameters and state stay what they are to
             the bit, and so does the count of steps.
+        average_decay: None; or the decay rate, in [0, 1), of an exponential moving average of the
+            parameters, which ``state.average`` holds. After each step it is what
+            ``optax.ema(average_decay)`` makes of the parameters up to this step's: their weights
+            add up to 1, and what they began with has none. It is updated in the same pass. A leaf
+            that ``update`` gives a change of is taken to become its parameter plus that change.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -159,6 +166,7 @@ def nadam(
         max_leaf_norm=max_leaf_norm,
         clip_value=clip_value,
         skip_nonfinite=skip_nonfinite,
+        average_decay=average_decay,
     )
     return _transformation(hyperparameters)
 
@@ -183,6 +191,7 @@ def nadamw(
     max_leaf_norm: ScalarOrSchedule | None = None,
     clip_value: ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
+    average_decay: ArrayLike | None = None,
 ) -> NadamTransformation:
     """:func:`nadam` with decoupled weight decay (Loshchilov & Hutter 2019).
 
@@ -235,6 +244,11 @@ def nadamw(
         skip_nonfinite: whether a step in which a gradient is NaN or infinite is left out, as by
             ``optax.apply_if_finite`` without its limit: parameters and state stay what they are to
             the bit, and so does the count of steps.
+        average_decay: None; or the decay rate, in [0, 1), of an exponential moving average of the
+            parameters, which ``state.average`` holds. After each step it is what
+            ``optax.ema(average_decay)`` makes of the parameters up to this step's: their weights
+            add up to 1, and what they began with has none. It is updated in the same pass. A leaf
+            that ``update`` gives a change of is taken to become its parameter plus that change.
 
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
@@ -271,6 +285,7 @@ def nadamw(
         max_leaf_norm=max_leaf_norm,
         clip_value=clip_value,
         skip_nonfinite=skip_nonfinite,
+        average_decay=average_decay,
     )
     return _transformation(hyperparameters)
 
@@ -369,10 +384,18 @@ def scale_by_nadam(
 def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     mask, carries_product = hyperparameters.mask, hyperparameters.carries_product
     nu_dtype, master = hyperparameters.nu_dtype, hyperparameters.master
+    averages = hyperparameters.average_decay is not None
 
     def init(params: PyTree) -> NadamState:
         mu_dtype = hyperparameters.mu_dtype
-        state = initial_state(params, mu_dtype, nu_dtype, product=carries_product, master=master)
+        state = initial_state(
+            params,
+            mu_dtype,
+            nu_dtype,
+            product=carries_product,
+            master=master,
+            averages=averages,
+        )
         # What stands in for the parameters in optax.tree_utils.tree_map_params has no leaves.
         if mask is not None and jax.tree.leaves(params):
             chosen_leaves(mask, params)
@@ -394,12 +417,16 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         grad_scale: ArrayLike,
         returns: Literal["params", "change"],
     ) -> tuple[PyTree, NadamState]:
-        check_state(state, product=carries_product, nu_dtype=nu_dtype, master=master)
+        check_state(
+            state, product=carries_product, nu_dtype=nu_dtype, master=master, averages=averages
+        )
         check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
         check_complex(state.mu, state.nu, given)
         params, grads = given.get("params"), given["grads"]
         if master is not None:
             check_masters("state.master", state.master, params, master)
+        if averages:
+            check_average("state.average", state.average, params)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         row = processed(row, grads, state.count, grad_scale)
         if hyperparameters.rounding == "stochastic":
@@ -407,12 +434,13 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
         read = params if returns == "params" or hyperparameters.needs_params else None
-        first, mu, nu, masters = update_trees(
+        first, mu, nu, average, masters = update_trees(
             row,
             read,
             grads,
             state.mu,
             state.nu,
+            average=state.average,
             master=state.master,
             rounding=hyperparameters.rounding,
             returns=returns,
@@ -426,7 +454,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
                 (state.count, state.momentum_product),
                 (count, product),
             )
-        return first, NadamState(count, mu, nu, product, masters)
+        return first, NadamState(count, mu, nu, product, masters, average)
 
     def update(
         updates: PyTree,

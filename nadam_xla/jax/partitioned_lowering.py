@@ -39,7 +39,7 @@ def lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     alike = list(leaves)
     places = call.streams.by_name(range(len(leaves)))
     # Where the moments and the parameters contradict each other, the first one here has its way.
-    order = [name for name in ("mu", "nu", "params", "grads") if name in places]
+    order = [name for name in ("mu", "nu", "average", "params", "grads") if name in places]
     for i in (i for name in order for i in places[name]):
         barrier = mlir.ir.Operation.create(
             "stablehlo.optimization_barrier", results=[leaves[i].type], operands=[leaves[i]]

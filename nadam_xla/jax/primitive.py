@@ -2,13 +2,13 @@
 
 ``nadam_update_p`` binds the table of coefficients and the leaves' arrays, those that its parameter
 ``streams`` names, in that order, and returns ``*params, *mu, *nu`` (or the change of the parameters
-in place of them), and ``*master`` where it
-is there. The table has the shape ``[batch, rows, K]``: ``rows`` is 1 or the number of
-leaves, ``batch`` is 1 or the size of a leading axis that every leaf then has. Its dtype, float32 or
-float64, is the one that is computed in; the leaves come and go in the dtypes in which they are
-stored, the change in that of the parameters (and without them in the one to which the others
-promote). With master weights, or rounded stochastically, the change is that of what is stored, in
-float32, so that the parameters plus it are just what is to be stored.
+in place of them), and ``*average`` and ``*master`` where they are there. The table has the shape
+``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1 or the size of a leading
+axis that every leaf then has. Its dtype, float32 or float64, is the one that is computed in; the
+leaves come and go in the dtypes in which they are stored, the change in that of the parameters (and
+without them in the one to which the others promote). With master weights, or rounded
+stochastically, the change is that of what is stored, in float32, so that the parameters plus it are
+just what is to be stored.
 """
 
 from collections.abc import Sequence
@@ -160,6 +160,8 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
             f"nadam_update got a table of the shape {coefficients.shape}; the rows must be 1 or {n}"
             f" and the columns {len(Coefficients._fields)}"
         )
+    if streams.has_average and not streams.has_params:
+        raise TypeError("nadam_update got averages without the parameters that they are of")
     masters = streams.by_name(range(len(leaves))).get("master", ())
     for i, leaf in enumerate(leaves):
         like = leaves[i % n]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.dtypes import is_complex
-from nadam_xla.streams import Streams
+from nadam_xla.streams import STATES
 
 Leaf: TypeAlias = Mapping[str, jax.Array]
 """Of each stream the leaf's array."""
@@ -60,7 +60,7 @@ def _update_leaf(row: Coefficients, leaf: Leaf, returns_change: bool) -> list[ja
     new_p, change, *states = _rule(*given)
     p = leaf["params"]
     first, unchanged = (change, jnp.full_like(p, -0.0)) if returns_change else (new_p, p)
-    before = [leaf[name] for name in Streams().states]
+    before = [leaf[name] for name in STATES if name in leaf]
     pairs = zip([unchanged, *before], [first, *states], strict=True)
     return [jnp.where(skip, *pair) for pair in pairs]
 
@@ -78,7 +78,11 @@ def _rule(row: Coefficients, leaf: Leaf) -> list[jax.Array]:
         (row.c_m * mu + row.c_g * gradient) / (square_root(row.c_v * nu + row.eps_root) + row.eps)
     )
     taken = step if _is_off(row.decay) else _product_if_on(row.decay, p) + step
-    return [p - taken, -taken, mu, nu]
+    new_p = p - taken
+    if "average" not in leaf:
+        return [new_p, -taken, mu, nu]
+    average = row.average_decay * leaf["average"] + row.one_minus_average_decay * new_p
+    return [new_p, -taken, mu, nu, average]
 
 
 def _is_off(coefficient: jax.Array | float) -> bool:

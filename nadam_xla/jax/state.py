@@ -10,6 +10,7 @@ from jax.tree_util import keystr
 from jax.typing import DTypeLike
 
 from nadam_xla.calls import compute_dtype
+from nadam_xla.jax.averages import initial_average
 from nadam_xla.jax.checks import PyTree, check_inexact, describe
 from nadam_xla.jax.dtypes import computed_dtype, is_complex
 from nadam_xla.jax.masters import initial_masters
@@ -31,6 +32,9 @@ class NadamState(NamedTuple):
         master: the master weights, a tree like the parameters, leaf by leaf of their shapes, with
             None in the place of those that are not narrower than float32: float32, uint16 or uint8,
             as ``master`` was chosen; None where it was not.
+        average: the average of the parameters, a tree like them, leaf by leaf of their shapes:
+            float64 for float64 parameters, else float32, and complex for complex ones; before the
+            first step the parameters themselves. None where ``average_decay`` is.
     """
 
     count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
@@ -38,6 +42,7 @@ class NadamState(NamedTuple):
     nu: PyTree
     momentum_product: jax.Array | None
     master: PyTree | None = None
+    average: PyTree | None = None
 
 
 # So that an exported program that takes the state can be serialized. The name and the order of the
@@ -52,6 +57,7 @@ def initial_state(
     *,
     product: bool,
     master: Master | None = None,
+    averages: bool = False,
 ) -> NadamState:
     """The state before the first step.
 
@@ -63,6 +69,7 @@ def initial_state(
             float32.
         product: whether the state carries the product of the momenta.
         master: the kind of master weights; None: there are none.
+        averages: whether the state carries an average of the parameters.
 
     Raises:
         TypeError: a parameter is not a floating-point or complex array, or cannot have such a
@@ -85,6 +92,7 @@ def initial_state(
         ),
         momentum_product=product_of_momenta(1.0, params) if product else None,
         master=None if master is None else initial_masters(params, master),
+        average=initial_average(params) if averages else None,
     )
 
 
@@ -100,15 +108,17 @@ def check_state(
     product: bool,
     nu_dtype: DTypeLike | None = None,
     master: Master | None = None,
+    averages: bool = False,
 ) -> None:
     """Checks that the state is one that this optimizer can go on with.
 
-    Whether its masters fit the parameters is left to be checked.
+    Whether its masters and averages fit the parameters is left to be checked.
 
     Raises:
         TypeError: the state is another optimizer's, or its count is not an integer scalar.
-        ValueError: it carries a product of the momenta or master weights, and this optimizer has
-            none, or vice versa; or its second moments have not the ``nu_dtype`` that was given.
+        ValueError: it carries a product of the momenta, master weights or averages, and this
+            optimizer has none, or vice versa; or its second moments have not the ``nu_dtype`` that
+            was given.
     """
     if not isinstance(state, NadamState):
         raise TypeError(f"state is {_describe_other(state)}")
@@ -132,6 +142,12 @@ def check_state(
         raise ValueError(
             f"state.master is {given}, and this optimizer has master={master!r}: the state was made"
             " with another choice"
+        )
+    if (state.average is not None) != averages:
+        given, chosen = ("None", "an") if averages else ("given", "no")
+        raise ValueError(
+            f"state.average is {given}, and this optimizer has {chosen} average_decay: the state"
+            " was made with another choice"
         )
     if nu_dtype is not None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.nu):

@@ -52,7 +52,8 @@ def stored_results(
 
     Args:
         coefficients: as the rule takes them.
-        results: the new parameters, or their change where there are none; the new states.
+        results: the new parameters, or their change where there are none; the new states of the
+            rule.
         changes: of the parameters, where they are to be returned.
         given: the arrays of each stream, as they are stored.
         dtypes: of the primitive's results.
@@ -84,9 +85,12 @@ def _of_leaf(
     streams: Streams,
     bits_of: _BitsOf,
 ) -> list[jax.Array]:
-    first, mu, nu = results
+    first, *new_states = results
     draws = _draws(row, given, streams, bits_of)
-    states = [_stored(mu, dtypes[1], draws.get("mu")), _stored(nu, dtypes[2], draws.get("nu"))]
+    states = [
+        _stored(new, dtype, draws.get(name))
+        for name, new, dtype in zip(streams.states, new_states, dtypes[1:], strict=False)
+    ]
     if not streams.has_params:
         return [first.astype(dtypes[0]), *states]
     if change is not None and not streams.has_master and str(given["params"].dtype) not in NARROW:

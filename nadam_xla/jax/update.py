@@ -10,13 +10,14 @@ from jax.typing import ArrayLike
 from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
+from nadam_xla.jax.averages import check_average
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, unsharded
 from nadam_xla.jax.manual_axes import varying_axes
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
-from nadam_xla.kinds import Kind
+from nadam_xla.kinds import ROUNDED, Kind
 from nadam_xla.storage import NARROW, Rounding, check_rounding
 from nadam_xla.streams import Streams
 
@@ -30,6 +31,7 @@ def nadam_update(
     mu: PyTree,
     nu: PyTree,
     *,
+    average: PyTree | None = None,
     master: PyTree | None = None,
     rounding: Rounding = "nearest",
     returns: Literal["params", "change"] = "params",
@@ -54,6 +56,10 @@ def nadam_update(
             complex where the parameters are.
         nu: the second moments, a pytree of the same structure and shapes, of any floating dtype;
             real and not negative.
+        average: None, or an average of the parameters, a pytree of the same structure and shapes,
+            of any floating dtype, or complex where the parameters are. It takes the new parameters
+            as they are computed, with the weights that the coefficients give, and is always rounded
+            to the nearest.
         master: None, or the master weights: of bfloat16 and float16 parameters float32 arrays, or
             of bfloat16 ones uint16 (the bits that complete a float32) or uint8 (the first eight of
             them); None in the place of each parameter that has none.
@@ -64,10 +70,10 @@ def nadam_update(
             what must be added to the old ones, which is what optax calls updates.
 
     Returns:
-        The new parameters (or their change), first moments and second moments, and the master
-        weights where they are given. Each has the structure, shapes and dtypes of what was given,
-        and the change those of the parameters; but float32 where parameters have masters or are
-        rounded stochastically, so that the parameters plus it are what the step has stored.
+        The new parameters (or their change), first moments and second moments, and the average and
+        the master weights where they are given. Each has the structure, shapes and dtypes of what
+        was given, and the change those of the parameters; but float32 where parameters have masters
+        or are rounded stochastically, so that the parameters plus it are what the step has stored.
 
     Raises:
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
@@ -83,12 +89,23 @@ def nadam_update(
     check_rounding(rounding)
     check_alike({"params": params, "grads": grads, "mu": mu, "nu": nu})
     check_complex(mu, nu, {"params": params, "grads": grads})
+    if average is not None:
+        check_average("average", average, params)
     if master is not None:
         check_masters("master", master, params)
     updated = update_trees(
-        coefficients, params, grads, mu, nu, master=master, rounding=rounding, returns=returns
+        coefficients,
+        params,
+        grads,
+        mu,
+        nu,
+        average=average,
+        master=master,
+        rounding=rounding,
+        returns=returns,
     )
-    return updated if master is not None else updated[:3]
+    given = (params, mu, nu, average, master)
+    return tuple(new for new, before in zip(updated, given, strict=True) if before is not None)
 
 
 def update_trees(
@@ -98,11 +115,12 @@ def update_trees(
     mu: PyTree,
     nu: PyTree,
     *,
+    average: PyTree | None = None,
     master: PyTree | None = None,
     rounding: Rounding = "nearest",
     returns: Literal["params", "change"],
-) -> tuple[PyTree, PyTree, PyTree, PyTree | None]:
-    """:func:`nadam_update` for trees that the caller has checked.
+) -> tuple[PyTree, PyTree, PyTree, PyTree | None, PyTree | None]:
+    """:func:`nadam_update` for trees that the caller has checked; None of what is not given.
 
     Without parameters ``returns`` must be ``"change"``: each leaf of it has the dtype to which
     those of the others promote. Nothing decays then, and the table says so: given parameters later,
@@ -111,7 +129,7 @@ def update_trees(
     if params is None and isinstance(coefficients, Coefficients):
         coefficients = coefficients._replace(decay=0.0, l2=0.0)
     treedef: Any = jax.tree.structure(grads)
-    trees = {"params": params, "grads": grads, "mu": mu, "nu": nu}
+    trees = {"params": params, "grads": grads, "mu": mu, "nu": nu, "average": average}
     given = {
         name: [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
         for name, tree in trees.items()
@@ -122,8 +140,12 @@ def update_trees(
         _Leaf({name: group[i] for name, group in given.items()}, masters[i])
         for i in range(treedef.num_leaves)
     ]
-    results: list[Any] = [None] * len(leaves)
-    plain = Streams(has_params=params is not None, returns_change=returns == "change")
+    results: list[dict[str, Any]] = [{}] * len(leaves)
+    plain = Streams(
+        has_params=params is not None,
+        returns_change=returns == "change",
+        has_average=average is not None,
+    )
     for kind, indices in _kinds(leaves, plain, rounding).items():
         streams = kind.streams
         table = _table(coefficients, kind.dtype, indices, len(leaves))
@@ -135,10 +157,18 @@ def update_trees(
             first, *states = updated[place :: len(indices)]
             # Which does not heed the dtypes of those that are weak.
             first = first if streams.has_params else first.astype(leaves[i].dtype)
-            results[i] = (first, *states, *([] if streams.has_master else [None]))
-    unflattened = (treedef.unflatten([r[i] for r in results]) for i in range(4))
-    first, second, third, fourth = unflattened
-    return first, second, third, fourth if master is not None else None
+            results[i] = {"first": first, **dict(zip(streams.states, states, strict=True))}
+
+    def tree_of(name: str) -> PyTree:
+        return treedef.unflatten([of_leaf.get(name) for of_leaf in results])
+
+    return (
+        tree_of("first"),
+        tree_of("mu"),
+        tree_of("nu"),
+        None if average is None else tree_of("average"),
+        None if master is None else tree_of("master"),
+    )
 
 
 def update_leaves(
@@ -194,7 +224,7 @@ def _kinds(leaves: Sequence[_Leaf], plain: Streams, rounding: Rounding) -> dict[
     """
     kinds: dict[_Kind, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        stored = [x for name, x in leaf.given.items() if name != "grads"]
+        stored = [x for name, x in leaf.given.items() if name in ROUNDED]
         is_stochastic = rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored)
         varying = (varying_axes(jax.typeof(x)) for x in leaf.given.values())
         kind = _Kind(

@@ -1,7 +1,7 @@
 """The moving averages of the model's variables (``use_ema``), as stock Keras has them.
 
 Two things differ: they are wider than narrow variables, and they serve those that are left of the
-variables when some are frozen.
+variables when some are frozen. What the fused step updates itself is left to it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,24 @@ from typing import Any
 
 from keras import ops
 
-from nadam_xla.keras import masters
+from nadam_xla.keras import backend_step, masters
+from nadam_xla.keras.optimizer_state import average_of
+
+
+def left_behind(optimizer: Any, updated: Sequence[Any]) -> list[Any]:
+    """The variables whose averages a fused step has not updated.
+
+    Args:
+        optimizer: ours.
+        updated: the variables of the step.
+    """
+    done = {
+        optimizer._get_variable_index(variable)
+        for variable in updated
+        if average_of(optimizer, variable) is not None
+    }
+    trained = optimizer._trainable_variables
+    return [v for v in trained if optimizer._get_variable_index(v) not in done]
 
 
 def average(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -26,9 +43,15 @@ def overwrite_if_due(optimizer: Any, variables: Sequence[Any]) -> None:
     if not optimizer.ema_overwrite_frequency:
         return
     is_due = ops.equal((optimizer.iterations + 1) % optimizer.ema_overwrite_frequency, 0)
-    for variable, moving in _averaged(optimizer, variables):
-        values = ops.convert_to_tensor(moving), ops.convert_to_tensor(variable)
-        masters.overwrite(optimizer, variable, ops.where(is_due, *values))
+    pairs = list(_averaged(optimizer, variables))
+    values = backend_step.either(
+        is_due,
+        # Copies: JAX's next step cannot donate one buffer twice.
+        lambda: [ops.copy(ops.cast(moving, variable.dtype)) for variable, moving in pairs],
+        lambda: [backend_step.to_tensor(variable) for variable, _ in pairs],
+    )
+    for (variable, _), value in zip(pairs, values, strict=True):
+        masters.overwrite(optimizer, variable, value)
 
 
 def overwrite(optimizer: Any, variables: Sequence[Any]) -> None:

@@ -3,9 +3,11 @@
 ``why_not(optimizer, trainable_variables)`` gives the reason why it cannot update these variables
 now, or None where it can; ``path_of_fused_step()`` tells what it runs then;
 ``step(optimizer, grads, trainable_variables, hyperparameters)`` updates them. ``to_tensor`` reads a
-variable. Under ``eagerly()`` a variable is assigned at once, even where a graph is being traced;
-under ``after(tensors)`` it is assigned once these are there. What is decorated by ``as_written`` is
-run by Python alone, as Keras itself is, even where the backend rewrites the code that it traces.
+variable. ``either(condition, if_true, if_false)`` gives the list of tensors that one of these
+functions makes, and computes nothing of the other. Under ``eagerly()`` a variable is assigned at
+once, even where a graph is being traced; under ``after(tensors)`` it is assigned once these are
+there. What is decorated by ``as_written`` is run by Python alone, as Keras itself is, even where
+the backend rewrites the code that it traces.
 """
 
 import keras
@@ -15,16 +17,26 @@ if keras.backend.backend() == "tensorflow":
         after,
         as_written,
         eagerly,
+        either,
         path_of_fused_step,
         step,
         to_tensor,
         why_not,
     )
 elif keras.backend.backend() == "jax":
-    from nadam_xla.keras.jax_step import path_of_fused_step, step, to_tensor, why_not
+    from nadam_xla.keras.jax_step import either, path_of_fused_step, step, to_tensor, why_not
     from nadam_xla.keras.python_order import after, as_written, eagerly
 else:
-    from nadam_xla.keras.no_step import path_of_fused_step, step, to_tensor, why_not
+    from nadam_xla.keras.no_step import either, path_of_fused_step, step, to_tensor, why_not
     from nadam_xla.keras.python_order import after, as_written, eagerly
 
-__all__ = ["after", "as_written", "eagerly", "path_of_fused_step", "step", "to_tensor", "why_not"]
+__all__ = [
+    "after",
+    "as_written",
+    "eagerly",
+    "either",
+    "path_of_fused_step",
+    "step",
+    "to_tensor",
+    "why_not",
+]

@@ -69,6 +69,19 @@ def with_random_key(
     )
 
 
+def with_average(row: Coefficients, given: StepHyperparameters, dtype: str) -> Coefficients:
+    """The row of leaves that have moving averages, which begin at the variables after one update.
+
+    Args:
+        row: of the step.
+        given: the hyperparameters of this step.
+        dtype: the compute dtype of the leaves.
+    """
+    goes_on = ops.cast(ops.not_equal(given.iterations, 0), dtype)
+    momentum = goes_on * ops.convert_to_tensor(given.ema_momentum, dtype)
+    return row._replace(average_decay=momentum, one_minus_average_decay=1 - momentum)
+
+
 def momentum_product(before: Any, beta_1: Any, iterations: Any) -> Any:
     """The product up to this step's momentum, in the dtype of the one before (float32 if narrower).
 

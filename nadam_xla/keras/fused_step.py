@@ -54,6 +54,8 @@ def fused_step(
             **({} if given.clipvalue is None else {"clip_value": given.clipvalue}),
             **({} if given.is_update_step is None else {"skip": ~given.is_update_step}),
         )
+        if streams.has_average:
+            row = convention.with_average(row, given, dtype)
         if streams.is_stochastic:
             row = convention.with_random_key(row, [facts.numbers[i] for i in indices], given)
         own = {name: [leaves[name][i] for i in indices] for name in streams.operands}
@@ -63,4 +65,12 @@ def fused_step(
                 new[name][i] = value
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, state.u_product)
-    return State(new["params"], new["mu"], new["nu"], new["master"], new_sums, product)
+    return State(
+        params=new["params"],
+        momentums=new["mu"],
+        velocities=new["nu"],
+        averages=new["average"],
+        masters=new["master"],
+        accumulated_gradients=new_sums,
+        u_product=product,
+    )

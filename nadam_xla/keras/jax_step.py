@@ -1,6 +1,6 @@
 """The fused step on the JAX backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,16 @@ from nadam_xla.platforms import platform_of_jax_backend
 from nadam_xla.update_path import UpdatePath
 
 to_tensor = ops.convert_to_tensor
+
+
+def either(
+    condition: jax.Array, if_true: Callable[[], list[Any]], if_false: Callable[[], list[Any]]
+) -> list[Any]:
+    """The arrays that one of these functions makes."""
+    if isinstance(condition, jax.core.Tracer):
+        chosen: list[Any] = jax.lax.cond(condition, if_true, if_false)
+        return chosen
+    return if_true() if condition else if_false()  # which JAX would compile at each step
 
 
 def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None:

@@ -11,6 +11,7 @@ from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.update_path import UpdatePath
 
 to_tensor = ops.convert_to_tensor
+either = ops.cond
 
 
 def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason:

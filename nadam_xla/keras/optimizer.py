@@ -7,7 +7,7 @@ from keras import ops
 
 from nadam_xla.keras import backend_step, masters
 from nadam_xla.keras.arguments import check_arguments
-from nadam_xla.keras.averages import average, overwrite, overwrite_if_due
+from nadam_xla.keras.averages import average, left_behind, overwrite, overwrite_if_due
 from nadam_xla.keras.convention import momentum_product, momentum_product_after
 from nadam_xla.keras.copies import reduced, take_up_values
 from nadam_xla.keras.fallback import (
@@ -16,7 +16,7 @@ from nadam_xla.keras.fallback import (
     warn_once,
     why_not_parents,
 )
-from nadam_xla.keras.hooks import replaced_methods
+from nadam_xla.keras.hooks import overridden, replaced_methods
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.storage_choice import StorageChoice
@@ -54,7 +54,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         clipvalue: a float or None. Each element of a gradient is limited to this magnitude.
         global_clipnorm: a float or None. All gradients are scaled down together, to this L2 norm of
             all their elements, where it is larger. Of the three, at most one may be given.
-        use_ema: whether the optimizer keeps an exponential moving average of each variable.
+        use_ema: whether the optimizer keeps an exponential moving average of each variable. It is
+            updated in the same pass, but where gradients accumulate or the variable is narrower
+            than float32: there by a pass after it.
         ema_momentum: the decay rate of the averages, in [0, 1].
         ema_overwrite_frequency: an int or None. After every so many steps the variables take the
             averages' values; None: at the end of ``fit`` alone.
@@ -348,7 +350,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             if grads:
                 backend_step.step(self, grads, variables, given)
                 if self.use_ema:
-                    self._update_model_variables_moving_average(self._trainable_variables)
+                    self._update_model_variables_moving_average(left_behind(self, variables))
                     overwrite_if_due(self, self._trainable_variables)
                 for variable in variables:
                     if variable.constraint is not None:
@@ -397,6 +399,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         self._check_variables_are_known(variables)
         return variables
 
+    @property
+    def _averages_in_step(self) -> bool:
+        """Whether the fused step updates the averages of the variables that it updates.
+
+        Stock updates them in steps that accumulate gradients too, while the variables stay.
+        """
+        accumulates = self.gradient_accumulation_steps
+        return bool(self.use_ema and not accumulates and overridden(self, AVERAGING) is None)
+
     def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
         average(self, trainable_variables)
 
@@ -441,6 +452,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
 METHODS = replaced_methods(Nadam)
 """Those of our class that the fused step takes the place of."""
+
+_AVERAGING = "_update_model_variables_moving_average"
+
+AVERAGING = {_AVERAGING: getattr(Nadam, _AVERAGING)}
+"""Those that it takes the place of where it updates averages."""
 
 
 def _value(rate: Any) -> Any:

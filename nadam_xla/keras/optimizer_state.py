@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from keras.backend import standardize_dtype
 
+from nadam_xla.calls import compute_dtype
 from nadam_xla.kinds import ROUNDED, Kind, by_kind
 
 
@@ -20,6 +21,7 @@ class State(NamedTuple):
     params: Sequence[Any]
     momentums: Sequence[Any]
     velocities: Sequence[Any]
+    averages: Sequence[Any | None]
     masters: Sequence[Any | None]
     accumulated_gradients: Sequence[Any] | None
     u_product: Any
@@ -31,6 +33,7 @@ class State(NamedTuple):
             params=[function(x) for x in self.params],
             momentums=[function(x) for x in self.momentums],
             velocities=[function(x) for x in self.velocities],
+            averages=[None if x is None else function(x) for x in self.averages],
             masters=[None if x is None else function(x) for x in self.masters],
             accumulated_gradients=None if sums is None else [function(x) for x in sums],
             u_product=function(self.u_product),
@@ -38,13 +41,13 @@ class State(NamedTuple):
 
     def all(self) -> list[Any]:
         """All of them, in the order of the fields."""
-        masters = (x for x in self.masters if x is not None)
+        optional = (x for x in (*self.averages, *self.masters) if x is not None)
         sums = self.accumulated_gradients or ()
         return [
             *self.params,
             *self.momentums,
             *self.velocities,
-            *masters,
+            *optional,
             *sums,
             self.u_product,
         ]
@@ -55,6 +58,7 @@ class State(NamedTuple):
             "params": self.params,
             "mu": self.momentums,
             "nu": self.velocities,
+            "average": self.averages,
             "master": self.masters,
         }
 
@@ -66,7 +70,12 @@ class State(NamedTuple):
         """
         leaves = self.by_stream()
         dtypes = {name: [standardize_dtype(x.dtype) for x in leaves[name]] for name in ROUNDED}
-        return by_kind(dtypes, [master is not None for master in self.masters], rounding)
+        return by_kind(
+            dtypes,
+            [master is not None for master in self.masters],
+            rounding,
+            [average is not None for average in self.averages],
+        )
 
 
 def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
@@ -77,12 +86,25 @@ def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
         velocities=[optimizer._velocities[i] for i in indices],
+        averages=[average_of(optimizer, v) for v in trainable_variables],
         masters=[master_of(optimizer, v) for v in trainable_variables],
         accumulated_gradients=(
             [optimizer._accumulated_gradients[i] for i in indices] if accumulates else None
         ),
         u_product=optimizer._u_product,
     )
+
+
+def average_of(optimizer: Any, variable: Any) -> Any | None:
+    """The moving average that a step updates with a variable of the model.
+
+    None where there is none, and of variables narrower than float32: stock averages them as they
+    are stored, and the step knows what it rounds to that.
+    """
+    dtype = standardize_dtype(variable.dtype)
+    if not optimizer._averages_in_step or compute_dtype(dtype) != dtype:
+        return None
+    return optimizer._model_variables_moving_average[optimizer._get_variable_index(variable)]
 
 
 def master_of(optimizer: Any, variable: Any) -> Any | None:

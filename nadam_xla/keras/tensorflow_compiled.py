@@ -178,10 +178,10 @@ def _compiled_update(
     def nadam_step(
         handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
     ) -> Any:
-        params, momentums, velocities, masters, sums = (
+        params, momentums, velocities, averages, masters, sums = (
             _read(*group, shapes) for group in zip(handles, dtypes, strict=True)
         )
-        before = State(params, momentums, velocities, masters, sums or None, product)
+        before = State(params, momentums, velocities, averages, masters, sums or None, product)
         given = _Scalars(kinds, numbers, tensors).put_together()
         after = fused_step(Update(update_as_planned, sum_squares), before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):

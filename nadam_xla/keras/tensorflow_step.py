@@ -24,6 +24,7 @@ with tf.Graph().as_default():
 eagerly = tf.init_scope
 after = tf.control_dependencies
 to_tensor = tf.convert_to_tensor
+either = tf.cond
 as_written = tf.autograph.experimental.do_not_convert
 
 

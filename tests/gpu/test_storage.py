@@ -14,10 +14,8 @@ import oracle
 import pytest
 from x64 import enable_x64
 
-from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import nadam_update
 
-SEED_HIGH = Coefficients._fields.index("seed_high")  # where the random numbers' key begins
 NARROW = ["bfloat16", "float16"]
 MASTERS = {"float32": np.float32, "remainder": np.uint16, "correction": np.uint8}
 
@@ -35,9 +33,9 @@ def needs_a_gpu(on_gpu: bool) -> None:
 
 def table_of(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """Rows with a key, of which each has one of its own."""
-    rows = oracle.rows(rng, shape, dtype)[..., :SEED_HIGH]
-    keys = rng.integers(0, 2**16, (*shape, len(Coefficients._fields) - SEED_HIGH))
-    return np.concatenate([rows, keys], axis=-1).astype(dtype)
+    table = oracle.rows(rng, shape, dtype)
+    table[..., oracle.KEY] = rng.integers(0, 2**16, (*shape, 6))
+    return table
 
 
 def leaf_of(
@@ -93,6 +91,25 @@ def test_every_mixture(computed: str, returns: str, rounding: str) -> None:
     table = table_of(rng, (len(leaves),), computed)
     function = partial(update, returns=returns, rounding=rounding)
     assert_the_cpus_bits(function, table, leaves)
+
+
+@pytest.mark.parametrize("returns", ["params", "change"])
+@pytest.mark.parametrize("master", [None, "remainder"])
+@pytest.mark.parametrize("params", ["float32", "float64", "bfloat16"])
+def test_averages(params: str, master: str | None, returns: str) -> None:
+    if master is not None and params != "bfloat16":
+        pytest.skip("these have no masters")
+    rng = np.random.default_rng(4)
+    wide = "float32" if params == "bfloat16" else params
+    leaves = [
+        {
+            **leaf_of(rng, (length,), (params, params, wide, wide), master),
+            "average": rng.normal(size=length).astype(wide),
+        }
+        for length in LENGTHS
+    ]
+    table = table_of(rng, (len(leaves),), wide)
+    assert_the_cpus_bits(partial(update, returns=returns), table, leaves)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

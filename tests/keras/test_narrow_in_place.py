@@ -1,12 +1,12 @@
 """Compiled steps of narrow variables: one call, in place, and nothing else that touches a leaf."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from compiled import CALL, aliased_results, instructions
+from compiled_keras import NO_PASS, text_of_step
 from keras import ops
 
 from nadam_xla.keras import Nadam
@@ -27,34 +27,6 @@ CHOICES = [
     {"master": "correction", "rounding": "stochastic"},
 ]
 
-# Names for memory, and the calls themselves.
-NO_PASS = {"parameter", "get-tuple-element", "tuple", "custom-call", "bitcast", "constant"}
-
-
-def on_tensorflow(optimizer: Any, of: list[Any], grads: list[Any]) -> str:
-    import tensorflow as tf  # noqa: PLC0415
-
-    @tf.function(jit_compile=True)
-    def step(grads: list[Any]) -> None:
-        optimizer.apply(grads, of)
-
-    text: str = step.experimental_get_compiler_ir(grads)(stage="optimized_hlo")
-    return text
-
-
-def on_jax(optimizer: Any, of: list[Any], grads: list[Any]) -> str:
-    import jax  # noqa: PLC0415
-
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        return optimizer.stateless_apply(state, grads, params)
-
-    arguments = [v.value for v in of], [v.value for v in optimizer.variables], grads
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
-    return str(compiled.as_text())
-
-
-TEXT_OF: Callable[..., str] = {"tensorflow": on_tensorflow, "jax": on_jax}[BACKEND]
-
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize(
@@ -71,7 +43,7 @@ def test_nothing_but_the_call_touches_a_whole_leaf(
     of = [keras.Variable(np.ones((SIZE, SIZE)), dtype="bfloat16") for _ in range(COUNT)]
     optimizer = Nadam(**choice, **arguments)
     optimizer.build(of)
-    text = TEXT_OF(optimizer, of, [ops.ones((SIZE, SIZE), "bfloat16") for _ in of])
+    text = text_of_step(optimizer, of, [ops.ones((SIZE, SIZE), "bfloat16") for _ in of])
     assert text.count(CALL) == 1
     smallest = SIZE * SIZE * (1 if choice.get("master") == "correction" else 2)
     assert {i.opcode for i in instructions(text) if i.bytes >= smallest} <= NO_PASS

@@ -31,7 +31,10 @@ EDGES = [0.0, -0.0, np.inf, -np.inf, np.nan, 65504.0, 65519.0, 65520.0, 2.0**-24
 
 @dataclass(frozen=True)
 class Storage:
-    """How the arrays of a leaf are stored: each a dtype; parameters and master may be missing."""
+    """How the arrays of a leaf are stored: each a dtype; those that have a default may be missing.
+
+    So may parameters.
+    """
 
     params: Any
     grads: Any
@@ -39,14 +42,15 @@ class Storage:
     nu: Any
     master: Any = None
     change: Any = None  # where it is returned
+    average: Any = None
 
     @property
     def operands(self) -> list[Any]:
-        return [d for d in (self.params, self.grads, self.mu, self.nu, self.master) if d]
+        return [d for d in (self.params, self.grads, *self.states) if d]
 
     @property
     def states(self) -> list[Any]:
-        return [d for d in (self.mu, self.nu, self.master) if d]
+        return [d for d in (self.mu, self.nu, self.average, self.master) if d]
 
     @property
     def results(self) -> list[Any]:
@@ -54,7 +58,8 @@ class Storage:
 
     @property
     def streams(self) -> int:
-        return 0b1110 | (self.params is not None) | (self.master is not None) << 16
+        average, master = self.average is not None, self.master is not None
+        return 0b1110 | (self.params is not None) | average << 4 | master << 16
 
 
 def numbers(rng: np.random.Generator, dtype: Any, size: int) -> np.ndarray:
@@ -78,8 +83,9 @@ def leaf_of(rng: np.random.Generator, storage: Storage, size: int) -> list[np.nd
 
 def table_of(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Rows with the key of the random numbers."""
-    keys = rng.integers(0, 2**16, (*shape, 6))
-    return np.concatenate([oracle.rows(rng, shape, dtype)[..., :15], keys], axis=-1).astype(dtype)
+    table = oracle.rows(rng, shape, dtype)
+    table[..., oracle.KEY] = rng.integers(0, 2**16, (*shape, 6))
+    return table
 
 
 def on_cpu(
@@ -132,7 +138,7 @@ def check(
     stochastic: bool = False,
     in_place: bool = True,
     skip: float = 0.0,
-    shifts: Sequence[int] = (0,) * 9,
+    shifts: Sequence[int] = (0,) * 11,
 ) -> None:
     """Runs an update both ways, and compares every result of every leaf."""
     table = table_of(rng, (batch, len(lengths) if a_row_each else 1), dtype)
@@ -145,7 +151,7 @@ def check(
     arrays = []
     for leaf, storage in zip(leaves, storages, strict=True):
         inputs = [misaligned(x, shift) for x, shift in zip(leaf, shifts, strict=False)]
-        arrays.append((inputs, outputs_of(storage, inputs, shifts[5:], in_place=in_place)))
+        arrays.append((inputs, outputs_of(storage, inputs, shifts[6:], in_place=in_place)))
     native.update_as_on_gpu(
         table.ravel(),
         batch,
@@ -177,6 +183,7 @@ def calls(draw: Any) -> tuple[Any, list[Storage]]:
     dtype = draw(st.sampled_from([np.float32, np.float32, np.float64]))
     kind = draw(st.sampled_from(["params", "master", "none"]))
     returns_change = kind == "none" or draw(st.booleans())
+    averages = kind != "none" and draw(st.booleans())
     any_dtype = st.sampled_from([*NARROW, *WIDE])
     storages = []
     for _ in range(draw(st.integers(1, 4))):
@@ -187,7 +194,8 @@ def calls(draw: Any) -> tuple[Any, list[Storage]]:
             params, master = draw(st.sampled_from(WITH_MASTER))
         change = draw(any_dtype) if returns_change else None
         grads, mu, nu = draw(any_dtype), draw(any_dtype), draw(any_dtype)
-        storages.append(Storage(params, grads, mu, nu, master, change))
+        average = draw(any_dtype) if averages else None
+        storages.append(Storage(params, grads, mu, nu, master, change, average))
     return dtype, storages
 
 
@@ -203,8 +211,8 @@ def calls(draw: Any) -> tuple[Any, list[Storage]]:
     stochastic=st.booleans(),
     in_place=st.booleans(),
     skip=st.sampled_from([0.0, 0.0, 1.0]),
-    shifts=st.integers(0, 7).map(lambda shift: (shift,) * 9)
-    | st.lists(st.integers(0, 7), min_size=9, max_size=9),
+    shifts=st.integers(0, 7).map(lambda shift: (shift,) * 11)
+    | st.lists(st.integers(0, 7), min_size=11, max_size=11),
 )
 def test_any_mixture_has_the_cpus_bits(
     seed: int,
@@ -254,8 +262,19 @@ def test_stretches_of_several_tiles(
             LENGTHS,
             [storage] * len(LENGTHS),
             stochastic=stochastic,
-            shifts=(shift,) * 9,
+            shifts=(shift,) * 11,
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("returns_change", [False, True], ids=["params", "change"])
+def test_averages_of_leaves_that_are_stored_as_computed(dtype: Any, returns_change: bool) -> None:
+    storage = Storage(
+        dtype, dtype, dtype, dtype, change=dtype if returns_change else None, average=dtype
+    )
+    for shift in (0, 1):
+        rng = np.random.default_rng(shift)
+        check(rng, dtype, LENGTHS, [storage] * len(LENGTHS), shifts=(shift,) * 11)
 
 
 @pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])

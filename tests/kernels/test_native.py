@@ -47,6 +47,9 @@ for dtype in ("float32", "float64"):
             off = row.copy()
             off[[10, 11]] = 0  # decay and l2
             for table in (row, off):
+                average = rng.permutation(leaves[0])
+                for result in nadam_update(table, *leaves, average=average, returns=returns):
+                    digest.update(np.nan_to_num(result, nan=-1, posinf=7, neginf=-7).tobytes())
                 for result in nadam_update(table, *leaves, returns=returns):
                     # Which NaN an invalid operation gives is no promise.
                     digest.update(np.nan_to_num(result, nan=-1, posinf=7, neginf=-7).tobytes())
@@ -69,7 +72,7 @@ for size in (1, 63, 64, 65, 1000, 40_001):
             for returns in ("params", "change"):
                 results = nadam_update(
                     row, [bf16], [f16], [f16], [abs(bf16)], rounding=rounding, returns=returns,
-                    master=None if master is None else [master],
+                    master=None if master is None else [master], average=[abs(f16)],
                 )
                 for result in jax.tree.leaves(results):
                     if result.dtype == "bfloat16":

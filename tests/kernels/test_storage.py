@@ -9,9 +9,11 @@ import oracle
 import pytest
 import storage_oracle as stored
 from update_call import (
+    LEAF,
     MU_IS_GRADIENT,
     MU_IS_PARAM,
     PARAM_IS_MU,
+    SHARD,
     K,
     Leaf,
     row,
@@ -178,7 +180,7 @@ def test_each_stream_is_rounded_by_draws_of_its_own(dtype: np.dtype, length: int
     for leaf, of_row, results in zip(
         leaves, table[0], update(table, leaves, stochastic=True), strict=True
     ):
-        number = int(of_row[-2])
+        number = int(of_row[LEAF])
         of_states = stored.draws(length, stored.OF_STATES, leaf=number, **key)
         of_params = stored.draws(length, stored.OF_PARAMS, leaf=number, **key)
         wide = [leaf[name].astype(np.float32) for name in RULE_STREAMS]
@@ -460,9 +462,9 @@ class TestRefusals:
         self.refused(r"grads\[0\] is S8\[3\]; it must be F32, F64, BF16 or F16", [leaf])
 
     def test_rows_without_a_key(self) -> None:
-        for options in ({"k": 15}, {"k": K - 1}, {"rows": 1}):
+        for options in ({"k": 15}, {"k": SHARD}, {"rows": 1}):
             self.refused(
-                r"where rounding is stochastic it must be \[batch, 2 or more, 21\]",
+                rf"where rounding is stochastic it must be \[batch, 2 or more, {K}\]",
                 [self.leaf()] * 2,
                 stochastic=True,
                 **options,

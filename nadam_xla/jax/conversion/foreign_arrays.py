@@ -48,12 +48,17 @@ def _check_real(moment: Any) -> None:
         )
 
 
-def check_has_no_masters(state: NadamState) -> None:
-    """Raises ``ValueError`` for a state with master weights, which no other optimizer keeps."""
+def check_has_only_moments(state: NadamState) -> None:
+    """Raises ``ValueError`` for a state that holds what the state of no other optimizer does."""
     if state.master is not None:
         raise ValueError(
             "state.master is given, and no other optimizer has such: what it holds of the"
             " parameters would be lost (state._replace(master=None) leaves it out)"
+        )
+    if state.average is not None:
+        raise ValueError(
+            "state.average is given, and the states of other optimizers hold no average of the"
+            " parameters: it would be lost (state._replace(average=None) leaves it out)"
         )
 
 
@@ -62,11 +67,11 @@ def carried_product(state: NadamState) -> float:
 
     Raises:
         TypeError: the state is not a ``NadamState``.
-        ValueError: the state carries no product, or master weights.
+        ValueError: the state carries no product, or master weights or averages.
     """
     if not isinstance(state, NadamState):
         raise TypeError(f"state is {describe(state)}; it must be a NadamState")
-    check_has_no_masters(state)
+    check_has_only_moments(state)
     if state.momentum_product is None:
         raise ValueError(
             "state.momentum_product is None: its momentum was constant (momentum_decay=None), and"

@@ -74,7 +74,7 @@ def state_to_keras(
         TypeError: the state is not a ``NadamState``.
         ValueError: the state carries no product of momenta: it was made with
             ``momentum_decay=None``, and Keras's momentum follows a schedule; or it carries
-            master weights.
+            master weights or averages.
     """
     product = np.asarray(carried_product(state), np.float32)
     rate = [] if learning_rate is None else [np.asarray(learning_rate, np.float32)]

@@ -8,7 +8,7 @@ import optax
 from jax.tree_util import GetAttrKey, keystr
 
 from nadam_xla.jax.checks import PyTree, check_alike, check_structure, describe
-from nadam_xla.jax.conversion.foreign_arrays import check_has_no_masters
+from nadam_xla.jax.conversion.foreign_arrays import check_has_only_moments
 from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.state import NadamState
 
@@ -31,7 +31,7 @@ def state_from_optax(optax_state: PyTree, like: PyTree) -> PyTree:
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
             shape; or ``like`` carries a product of momenta, which optax's convention has not, or
-            master weights, which are made of the parameters.
+            master weights or averages, which are made of the parameters.
         TypeError: there is no ``NadamState`` in ``like``, or not one ``ScaleByAdamState`` in its
             place.
     """
@@ -62,7 +62,7 @@ def state_to_optax(state: PyTree, like: PyTree) -> PyTree:
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
             shape; or the state carries a product of momenta, which optax's convention has not, or
-            master weights.
+            master weights or averages.
         TypeError: there is no ``NadamState`` in ``state``, or not one ``ScaleByAdamState`` in its
             place.
     """
@@ -104,13 +104,19 @@ def _from_adam(theirs: PyTree, like: NadamState) -> NadamState:
             " state of an optimizer with master=None, and take state._replace(master=init(params)"
             ".master)"
         )
+    if like.average is not None:
+        raise ValueError(
+            "like.average is given, and optax's states hold nothing to make it of: convert to the"
+            " state of an optimizer without average_decay, and take state._replace(average=...) of"
+            " an average that you have, or of the parameters"
+        )
     adam = _adam_in(theirs)
     mu, nu = _cast_like(adam, like)
     return NadamState(jnp.asarray(adam.count, jnp.int32), mu, nu, None)
 
 
 def _to_adam(ours: NadamState, like: PyTree) -> PyTree:
-    check_has_no_masters(ours)
+    check_has_only_moments(ours)
     if ours.momentum_product is not None:
         raise ValueError(
             "state carries a momentum_product, so its momentum followed a schedule"

@@ -80,7 +80,7 @@ def state_to_torch(
         TypeError: the state is not a ``NadamState``.
         ValueError: the state carries no product of momenta: it was made with
             ``momentum_decay=None``, and PyTorch's momentum follows a schedule; or it carries
-            master weights.
+            master weights or averages.
     """
     product = np.asarray(carried_product(state), np.float32)
     steps = np.asarray(state.count, np.float32)

@@ -14,7 +14,10 @@ from nadam_xla.jax.fusion.block import Atom, Block, type_of
 from nadam_xla.jax.primitive import nadam_update_p
 from nadam_xla.streams import Streams
 
-_CHANGES_BY_THE_RULE = [Streams(has_params, returns_change=True) for has_params in (True, False)]
+_CHANGES_BY_THE_RULE = [
+    *(Streams(has_params, returns_change=True) for has_params in (True, False)),
+    Streams(returns_change=True, has_average=True),
+]
 
 
 class Addition(NamedTuple):

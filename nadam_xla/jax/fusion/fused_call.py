@@ -10,8 +10,6 @@ from nadam_xla.jax.fusion.additions import Addition, leaves_of, operands_of
 from nadam_xla.jax.fusion.block import Atom, type_of
 from nadam_xla.streams import Streams, of_leaves
 
-_RETURNS_PARAMS = Streams(has_params=True, returns_change=False)
-
 
 def with_additions(update: JaxprEqn, additions: Mapping[int, Addition]) -> list[JaxprEqn]:
     """The update of these leaves with their additions, and that of the others without.
@@ -20,19 +18,20 @@ def with_additions(update: JaxprEqn, additions: Mapping[int, Addition]) -> list[
         update: an equation that returns changes.
         additions: the addition of each leaf that has one.
     """
-    n = leaves_of(update)
+    n, streams = leaves_of(update), update.params["streams"]
     chosen = sorted(additions)
     others = [leaf for leaf in range(n) if leaf not in additions]
     given = operands_of(update)
     params = [additions[leaf].param for leaf in chosen]
-    rest = [given[name][leaf] for name in ("grads", "mu", "nu") for leaf in chosen]
+    rest = [given[name][leaf] for name in ("grads", *streams.states) for leaf in chosen]
     sums = [additions[leaf].equation.outvars[0] for leaf in chosen]
-    moments = [update.outvars[i] for i in of_leaves(3, chosen, n)][len(chosen) :]
+    results = of_leaves(len(streams.overwritten), chosen, n)
+    states = [update.outvars[i] for i in results[len(chosen) :]]
     slicing, table = rows_of(update, chosen)
     fused = update.replace(
         invars=[table, *params, *rest],
-        outvars=[*sums, *moments],
-        params={"streams": _RETURNS_PARAMS},
+        outvars=[*sums, *states],
+        params={"streams": streams._replace(has_params=True, returns_change=False)},
     )
     return [*slicing, fused, *of_some_leaves(update, others)]
 

@@ -156,7 +156,7 @@ def _unknown_kind(update: JaxprEqn, scan: JaxprEqn) -> str | None:
     if type_of(update.invars[0]).shape[0] != 1:
         return "it is the update of a population"
     if update.params["streams"] != STREAMS:
-        return "its parameters have master weights, or it rounds stochastically"
+        return "its parameters have master weights or averages, or it rounds stochastically"
     if scan.params["jaxpr"].consts or scan.params["length"] == 0:
         return "the scan has constants of its own, or no turns"
     return _unknown_type([type_of(atom) for atom in (*scan.invars, *update.invars)])
