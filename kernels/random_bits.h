@@ -16,12 +16,28 @@ struct RandomKey {
   std::uint32_t seed, shard, leaf, step;
 };
 
-// What of a leaf a number is for. The two states share their bits, in another order: the upper
+// What of a leaf a number is for. The two moments share their bits, in another order: the upper
 // byte, which decides all but one case in 256, is the lower one of the other's.
-enum class Draw : std::uint32_t { kOfStates, kOfParams };
+//
+// A leaf is cut into blocks of kPlaces elements. An element has the exclusive or of two numbers:
+// that of its place in the block, and that of its block. So a leaf of n elements draws kPlaces +
+// n / kPlaces numbers, and any three elements are independent. Source: Patrascu & Thorup 2012, "The
+// power of simple tabulation hashing".
+enum class Draw : std::uint32_t {
+  kOfMoments,
+  kOfParams,
+  kOfBlocksForMoments = 4,
+  kOfBlocksForParams,
+};
 
-// The numbers of eight elements that follow one another, the first of which is 8 * `octet` in its
-// batch entry: 16 bits each, those of an even element in the lower half of a word.
+inline constexpr std::int64_t kPlaces = 256;
+
+NADAM_XLA_INLINE constexpr Draw of_blocks(const Draw of_places) {
+  return static_cast<Draw>(static_cast<std::uint32_t>(of_places) + 4);
+}
+
+// Eight numbers that follow one another, the first of which is number 8 * `octet`: 16 bits each,
+// that of an even number in the lower half of a word.
 struct RandomCounter {
   std::uint32_t octet;        // its lower half,
   std::uint32_t octet_upper;  // and the upper one

@@ -1,10 +1,9 @@
-// The random numbers of a leaf, drawn for some steps together. Part of loops.cpp, whose rules hold
-// here.
+// The random numbers of a stretch of a leaf. Part of loops.cpp, whose rules hold here.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/cpu/halves.h"
+#include "kernels/cpu/codec.h"
 #include "kernels/cpu/mixtures.h"
 #include "kernels/random_bits.h"
 #include "kernels/streams.h"
@@ -12,10 +11,10 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// The elements whose numbers are drawn together: eight for each lane of the widest vectors.
+// The numbers that are drawn at a time: eight for each lane of the widest vectors.
 constexpr std::int64_t kDrawn = 128;
 
-// 16 bits for each element, in pairs. The first one is a multiple of eight.
+// In pairs, from a number on that is a multiple of eight.
 void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t first,
           const Draw what) {
   constexpr std::uint32_t kOctets = kDrawn / 8;
@@ -34,45 +33,77 @@ void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t
   }
 }
 
-NADAM_XLA_INLINE void swap_bytes(const std::uint32_t* const from, std::uint32_t* const to) {
-  for (std::int64_t i = 0; i < kDrawn / 2; i += kWordsOfVector) {
-    const Halves halves = halves_at(from + i);
-    store(halves << 8 | halves >> 8, to + i);
-  }
+// Both numbers of a pair, the two bytes of each in the other order.
+NADAM_XLA_INLINE std::uint32_t with_swapped_bytes(const std::uint32_t pair) {
+  return (pair & 0x00ff00ff) << 8 | (pair >> 8 & 0x00ff00ff);
 }
 
-// The random numbers of a step; null where nothing is drawn.
+// The numbers of one kind.
+class Tabulated {
+ public:
+  void begin(const RandomKey& key, const Draw what) {
+    key_ = key;
+    what_ = what;
+    for (std::int64_t place = 0; place < kPlaces; place += kDrawn) {
+      draw(of_places_ + place / 2, key, place, what);
+    }
+  }
+
+  // Of the step that begins with this element of the batch entry.
+  NADAM_XLA_INLINE void copy_step(const std::int64_t element, std::uint32_t* const pairs) {
+    const std::uint32_t of_block = of_block_of(element / kPlaces);
+    const std::uint32_t* const of_places = of_places_ + element % kPlaces / 2;
+#pragma omp simd
+    for (std::int64_t i = 0; i < kPairs; ++i) pairs[i] = of_places[i] ^ of_block;
+  }
+
+ private:
+  // In both halves of the word.
+  NADAM_XLA_INLINE std::uint32_t of_block_of(const std::int64_t block) {
+    const std::int64_t first = block / kDrawn * kDrawn;
+    if (first != first_block_) {
+      draw(of_blocks_, key_, first, of_blocks(what_));
+      first_block_ = first;
+    }
+    const std::int64_t i = block - first;
+    return (of_blocks_[i / 2] >> 16 * (i % 2) & 0xffff) * 0x10001u;
+  }
+
+  RandomKey key_;
+  Draw what_;
+  std::int64_t first_block_ = -1;
+  alignas(64) std::uint32_t of_places_[kPlaces / 2];
+  alignas(64) std::uint32_t of_blocks_[kDrawn / 2];
+};
+
+// The random numbers of a step, in pairs.
 struct StepDraws {
-  const std::uint32_t* params;
-  const std::uint32_t* moments[kMoments];
+  alignas(64) std::uint32_t params[kPairs];
+  alignas(64) std::uint32_t moments[kMoments][kPairs];
 };
 
 class Draws {
  public:
-  // Of the step that begins with this element of a stretch, whose first one has that number. The
-  // steps come one after the other.
-  NADAM_XLA_INLINE StepDraws of_step(const Mixture& mixture, const RandomKey& key,
-                                     const std::int64_t first, const std::int64_t element) {
-    const std::int64_t before = element % kDrawn;
-    if (before == 0) draw_all(mixture, key, first + element);
-    const std::int64_t pair = before / 2;
-    const bool moments = mixture.draws_moments();
-    return {mixture.draws_params() ? of_params_ + pair : nullptr,
-            {moments ? of_moments_[0] + pair : nullptr, moments ? of_moments_[1] + pair : nullptr}};
+  Draws(const Mixture& mixture, const RandomKey& key) {
+    if (mixture.draws_moments()) of_moments_.begin(key, Draw::kOfMoments);
+    if (mixture.draws_params()) of_params_.begin(key, Draw::kOfParams);
+  }
+
+  // Of the step that begins with this element of the batch entry.
+  NADAM_XLA_INLINE StepDraws of_step(const Mixture& mixture, const std::int64_t element) {
+    StepDraws step;
+    if (mixture.draws_params()) of_params_.copy_step(element, step.params);
+    if (!mixture.draws_moments()) return step;
+    of_moments_.copy_step(element, step.moments[0]);
+#pragma omp simd
+    for (std::int64_t i = 0; i < kPairs; ++i) {
+      step.moments[1][i] = with_swapped_bytes(step.moments[0][i]);
+    }
+    return step;
   }
 
  private:
-  NADAM_XLA_INLINE void draw_all(const Mixture& mixture, const RandomKey& key,
-                                 const std::int64_t first) {
-    if (mixture.draws_moments()) {
-      draw(of_moments_[0], key, first, Draw::kOfStates);
-      swap_bytes(of_moments_[0], of_moments_[1]);
-    }
-    if (mixture.draws_params()) draw(of_params_, key, first, Draw::kOfParams);
-  }
-
-  alignas(64) std::uint32_t of_moments_[kMoments][kDrawn / 2];
-  alignas(64) std::uint32_t of_params_[kDrawn / 2];
+  Tabulated of_moments_, of_params_;
 };
 
 }  // namespace

@@ -44,6 +44,12 @@ struct Mixture {
     return is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
   }
 
+  // Whether a state may have numbers that are not encoded in vectors while the first result has
+  // none.
+  constexpr bool may_be_rare(const Stream state) const {
+    return stored(state) == Storage::kBF16 && (is_stochastic || state == Stream::kAverage);
+  }
+
   constexpr bool operator==(const Mixture& other) const {
     return params == other.params && grads == other.grads && mu == other.mu && nu == other.nu &&
            first == other.first && is_stochastic == other.is_stochastic &&

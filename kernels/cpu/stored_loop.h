@@ -79,26 +79,27 @@ NADAM_XLA_INLINE void decode_streams(const Step& step, StepNumbers<T, kAveraging
   (decode_stream(step, static_cast<Stream>(kStream), numbers.in[kStream]), ...);
 }
 
+template <typename T>
+NADAM_XLA_INLINE Halves without_signs(const T* const numbers, const std::int64_t i) {
+  alignas(64) float copy[kStep];
+  const Halves upper = halves_at_pair(floats_of(numbers, copy), i).upper;
+  return upper + upper;
+}
+
 // Whether there are numbers that the encoders of vectors do not know. To the nearest that is NaN
 // alone, and where it is in a moment, it is in the first result, too.
 template <typename T, Averaging kAveraging, std::size_t... kState>
 NADAM_XLA_INLINE bool has_rare_numbers(const Mixture& mixture,
                                        const StepNumbers<T, kAveraging>& numbers,
                                        std::index_sequence<kState...>) {
-  const auto may_have_others = [&](const int number) {
-    const bool is_of_interest = mixture.is_stochastic || state(number) == Stream::kAverage;
-    return is_of_interest && mixture.stored(state(number)) == Storage::kBF16;
-  };
-  const auto without_sign = [&](const int result, const std::int64_t i) {
-    alignas(64) float copy[kStep];
-    const Halves upper = halves_at_pair(floats_of(numbers.out[result], copy), i).upper;
-    return upper + upper;
-  };
-  Halves largest = without_sign(0, 0);
+  Halves largest = without_signs(numbers.out[0], 0);
+  for (std::int64_t i = kWordsOfVector; i < kPairs; i += kWordsOfVector) {
+    largest = larger_of(largest, without_signs(numbers.out[0], i));
+  }
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
-    if (i != 0) largest = larger_of(largest, without_sign(0, i));
-    ((largest =
-          may_have_others(kState) ? larger_of(largest, without_sign(1 + kState, i)) : largest),
+    ((largest = mixture.may_be_rare(state(kState))
+                    ? larger_of(largest, without_signs(numbers.out[1 + kState], i))
+                    : largest),
      ...);
   }
   return any_at_end(largest);
@@ -136,22 +137,27 @@ void encode_change_of_stored(const Step& step, const T* const params,
   encode_numbers<kRare>(mixture.first, after, step.out(0, mixture.first), nullptr);
 }
 
+template <bool kRare, typename T, Averaging kAveraging>
+NADAM_XLA_INLINE void encode_state(const Step& step, const StepNumbers<T, kAveraging>& numbers,
+                                   const StepDraws& draws, const int number) {
+  const Storage storage = step.mixture.stored(state(number));
+  const bool is_drawn = number < kMoments && step.mixture.draws_moments();
+  encode_numbers<kRare>(storage, numbers.out[1 + number], step.out(1 + number, storage),
+                        is_drawn ? draws.moments[number] : nullptr);
+}
+
 template <bool kRare, typename T, Averaging kAveraging, std::size_t... kState>
 NADAM_XLA_INLINE void encode_results(const Step& step, const StepNumbers<T, kAveraging>& numbers,
                                      const StepDraws& draws, std::index_sequence<kState...>) {
   const Mixture& mixture = step.mixture;
-  const auto encode_state = [&](const int number) {
-    const Storage storage = mixture.stored(state(number));
-    encode_numbers<kRare>(storage, numbers.out[1 + number], step.out(1 + number, storage),
-                          number < kMoments ? draws.moments[number] : nullptr);
-  };
+  const std::uint32_t* const of_params = mixture.draws_params() ? draws.params : nullptr;
   if (mixture.is_change_of_stored) {
-    encode_change_of_stored<kRare>(step, numbers.out[0], draws.params);
+    encode_change_of_stored<kRare>(step, numbers.out[0], of_params);
   } else {
     encode_params<kRare>(step, mixture.first, numbers.out[0], step.out(0, mixture.first),
-                         draws.params);
+                         of_params);
   }
-  (encode_state(kState), ...);
+  (encode_state<kRare>(step, numbers, draws, kState), ...);
 }
 
 // What the rule reads and writes of a step.
@@ -181,14 +187,16 @@ NADAM_XLA_INLINE void run_steps(const UpdateStretch<T>& s, const Mixture& mixtur
   const Leaf leaf = s.leaf;
   StepNumbers<T, kAveraging> numbers;
   const Streams<T, kAveraging> streams = streams_of(numbers);
-  Draws drawn;
+  Draws drawn(mixture, s.key);
   for (std::int64_t first = 0; first < leaf.length; first += kStep) {
     const Step step{mixture, leaf, first};
-    const StepDraws draws = drawn.of_step(mixture, s.key, s.first, first);
+    const StepDraws draws = drawn.of_step(mixture, s.first + first);
     decode_streams(step, numbers, StreamNumbers<kAveraging>());
     update_elements<kReturns, kTerms>(row, streams, 0, kStep);
     if (has_rare_numbers(mixture, numbers, StateNumbers<kAveraging>())) {
-      redo_rare_step<kReturns, kAveraging>(row, step, draws);
+      // A copy: what has an address stays out of registers.
+      const StepDraws own = draws;
+      redo_rare_step<kReturns, kAveraging>(row, step, own);
     } else {
       encode_results<false>(step, numbers, draws, StateNumbers<kAveraging>());
     }

@@ -128,7 +128,7 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
                                     const Numbers<T, kCount>& mu, const Numbers<T, kCount>& nu,
                                     const Numbers<T, kCount>& first, const bool has_first) {
   Numbers<T, kCount> numbers = mu;
-  Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfStates);
+  Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfMoments);
   // Not unrolled, so that there is one encoder of each kind and not three.
   constexpr int kMoments = rule_states(Averaging::kOff);
   NADAM_XLA_NO_UNROLL

@@ -1,7 +1,9 @@
 """The random numbers of stochastic rounding, as kernels/random_bits.h has them.
 
 Threefry-4x32 of 13 rounds. Source: Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as
-easy as 1, 2, 3".
+easy as 1, 2, 3". An element has the exclusive or of two of its numbers: that of the element's place
+in a block of 256, and that of the block. Source: Patrascu & Thorup 2012, "The power of simple
+tabulation hashing".
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ _PARITY = 0x1BD11BDA
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 _ROUNDS = 13
 
-DRAW_OF_STATES, DRAW_OF_PARAMS = 0, 1
+DRAW_OF_MOMENTS, DRAW_OF_PARAMS = 0, 1
+
+_PLACES = 256
+_OF_BLOCKS = 4  # what is drawn for blocks, beside what is drawn for the places in them
 
 
 class RandomKey(NamedTuple):
@@ -33,6 +38,20 @@ def random_bits(key: RandomKey, length: int, draw: int) -> jax.Array:
         key: of the leaf.
         length: how many elements there are.
         draw: which of their numbers.
+    """
+    blocks = -(-length // _PLACES)
+    of_places = random_numbers(key, min(length, _PLACES), draw)
+    of_blocks = random_numbers(key, blocks, draw + _OF_BLOCKS)
+    return (of_places ^ of_blocks[:, None]).reshape(-1)[:length]
+
+
+def random_numbers(key: RandomKey, length: int, draw: int) -> jax.Array:
+    """Independent numbers in [0, 2**16), uint32.
+
+    Args:
+        key: of a leaf.
+        length: how many there are.
+        draw: of which kind.
     """
     octets = -(-length // 8)
     counters = jnp.arange(octets, dtype=jnp.uint32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.random_bits import (
     DRAW_OF_PARAMS,
-    DRAW_OF_STATES,
+    DRAW_OF_MOMENTS,
     RandomKey,
     random_bits,
     swapped_bytes,
@@ -133,7 +133,7 @@ def _draws(
     draws: dict[str, jax.Array] = {}
     narrow = {name for name, x in given.items() if str(x.dtype) in NARROW}
     if narrow & {"mu", "nu"}:
-        bits = bits_of(row, given["grads"], DRAW_OF_STATES)
+        bits = bits_of(row, given["grads"], DRAW_OF_MOMENTS)
         draws.update(mu=bits, nu=swapped_bytes(bits))
     if "params" in narrow:
         draws["params"] = bits_of(row, given["grads"], DRAW_OF_PARAMS)
