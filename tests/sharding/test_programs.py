@@ -18,7 +18,7 @@ from nadam_xla import targets
 from nadam_xla.jax import lowering, nadam, nadam_update
 
 ROW = np.array(
-    [1, 1, 1, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8, 0, 0, 0, 1, 9, 0, *[0] * 6],
+    [1, 1, 1, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8, 0, 0, 0, 1, 9, 0, *[0] * 8],
     np.float32,
 )
 
