@@ -19,10 +19,11 @@ struct RandomKey {
 // What of a leaf a number is for. The two moments share their bits, in another order: the upper
 // byte, which decides all but one case in 256, is the lower one of the other's.
 //
-// A leaf is cut into blocks of kPlaces elements. An element has the exclusive or of two numbers:
-// that of its place in the block, and that of its block. So a leaf of n elements draws kPlaces +
-// n / kPlaces numbers, and any three elements are independent. Source: Patrascu & Thorup 2012, "The
-// power of simple tabulation hashing".
+// A leaf is cut into blocks of kPlaces pairs of elements. A pair has the exclusive or of two words,
+// mixed: that of its place in the block, and that of its block. So a leaf of n elements draws
+// little more than n / 256 words, and the numbers of any three pairs are independent. Source:
+// Patrascu & Thorup 2012, "The power of simple tabulation hashing"; the mixing, without which sums
+// would have heavy tails, is the first half of MurmurHash3's last step (Appleby 2011).
 enum class Draw : std::uint32_t {
   kOfMoments,
   kOfParams,
@@ -30,17 +31,26 @@ enum class Draw : std::uint32_t {
   kOfBlocksForParams,
 };
 
-inline constexpr std::int64_t kPlaces = 256;
+inline constexpr std::int64_t kPlaces = 128;
+inline constexpr std::int64_t kElementsOfBlock = 2 * kPlaces;
 
 NADAM_XLA_INLINE constexpr Draw of_blocks(const Draw of_places) {
   return static_cast<Draw>(static_cast<std::uint32_t>(of_places) + 4);
 }
 
-// Eight numbers that follow one another, the first of which is number 8 * `octet`: 16 bits each,
-// that of an even number in the lower half of a word.
+// The numbers of a pair: 16 bits each, that of the even element in the lower half.
+NADAM_XLA_INLINE std::uint32_t numbers_of_pair(const std::uint32_t of_place,
+                                               const std::uint32_t of_block) {
+  std::uint32_t x = of_place ^ of_block;
+  x ^= x >> 16;
+  x *= 0x85ebca6b;
+  return x ^ x >> 13;
+}
+
+// Four words that follow one another, the first of which is word 4 * `four`.
 struct RandomCounter {
-  std::uint32_t octet;        // its lower half,
-  std::uint32_t octet_upper;  // and the upper one
+  std::uint32_t four;        // its lower half,
+  std::uint32_t four_upper;  // and the upper one
   Draw draw;
 };
 
@@ -65,8 +75,8 @@ NADAM_XLA_INLINE RandomWords random_words(const RandomKey& key, const RandomCoun
   constexpr std::uint32_t kParity = 0x1bd11bda;
   const std::uint32_t k0 = key.seed, k1 = key.shard, k2 = key.leaf, k3 = key.step;
   const std::uint32_t k4 = kParity ^ k0 ^ k1 ^ k2 ^ k3;
-  std::uint32_t a = counter.octet + k0;
-  std::uint32_t b = counter.octet_upper + k1;
+  std::uint32_t a = counter.four + k0;
+  std::uint32_t b = counter.four_upper + k1;
   std::uint32_t c = static_cast<std::uint32_t>(counter.draw) + k2;
   std::uint32_t d = k3;
   mix(a, b, 10), mix(c, d, 26), mix(a, d, 11), mix(c, b, 21);

@@ -13,7 +13,7 @@ STORED = [np.dtype(np.float32), BFLOAT16, FLOAT16, np.dtype(np.float64)]
 ROTATIONS = [(10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20)]
 PARITY = np.uint32(0x1BD11BDA)
 OF_STATES, OF_PARAMS = 0, 1
-PLACES_OF_BLOCK, OF_BLOCKS = 256, 4
+PAIRS_OF_BLOCK, OF_BLOCKS = 128, 4
 
 # By its exponent, of which the first is that of 2**-14: 2**-16 of a float16's last place, in ones.
 PLACES = np.ldexp(np.float32(1), 26 - np.arange(-14, 16))
@@ -38,21 +38,28 @@ def threefry(counter: np.ndarray, key: np.ndarray, rounds: int = 13) -> np.ndarr
 
 
 def draws(length: int, draw: int, **key: int) -> np.ndarray:
-    """16 bits for each element of a leaf: those of its place in a block, and of the block."""
-    places = numbers(PLACES_OF_BLOCK, draw, **key)
-    blocks = numbers(-(-length // PLACES_OF_BLOCK), draw + OF_BLOCKS, **key)
-    return (blocks[:, None] ^ places).ravel()[:length]
+    """16 bits for each element of a leaf.
+
+    A pair of elements has a word: that of its place in a block, and that of the block, mixed.
+    """
+    pairs = -(-length // 2)
+    places = words(PAIRS_OF_BLOCK, draw, **key)
+    blocks = words(-(-pairs // PAIRS_OF_BLOCK), draw + OF_BLOCKS, **key)
+    x = blocks[:, None] ^ places
+    x = (x ^ x >> np.uint32(16)) * np.uint32(0x85EBCA6B)
+    x ^= x >> np.uint32(13)
+    return x.astype("<u4").ravel().view("<u2")[:length].astype(np.uint32)
 
 
-def numbers(
+def words(
     length: int, draw: int, *, seed: int = 0, shard: int = 0, leaf: int = 0, step: int = 0
 ) -> np.ndarray:
-    """16 bits each."""
-    octets = np.arange(-(-length // 8), dtype=np.uint64)
-    counter = np.zeros((4, len(octets)), np.uint32)
-    counter[0], counter[1], counter[2] = octets, octets >> np.uint64(32), draw
-    words = threefry(counter, np.array([seed, shard, leaf, step], np.uint32))
-    return words.T.astype("<u4").reshape(-1).view("<u2")[:length].astype(np.uint32)
+    """32 bits each."""
+    fours = np.arange(-(-length // 4), dtype=np.uint64)
+    counter = np.zeros((4, len(fours)), np.uint32)
+    counter[0], counter[1], counter[2] = fours, fours >> np.uint64(32), draw
+    of_fours = threefry(counter, np.array([seed, shard, leaf, step], np.uint32))
+    return of_fours.T.reshape(-1)[:length]
 
 
 def swapped_bytes(bits: np.ndarray) -> np.ndarray:

@@ -11,25 +11,25 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// The numbers that are drawn at a time: eight for each lane of the widest vectors.
-constexpr std::int64_t kDrawn = 128;
+// The words that are drawn at a time: four for each lane of the widest vectors.
+constexpr std::int64_t kDrawn = 64;
 
-// In pairs, from a number on that is a multiple of eight.
-void draw(std::uint32_t* const draws, const RandomKey& given, const std::int64_t first,
+// From a word on that is a multiple of four.
+void draw(std::uint32_t* const words, const RandomKey& given, const std::int64_t first,
           const Draw what) {
-  constexpr std::uint32_t kOctets = kDrawn / 8;
+  constexpr std::uint32_t kFours = kDrawn / 4;
   const RandomKey key = given;
-  const auto octet = static_cast<std::uint64_t>(first) / 8;
-  const auto lower = static_cast<std::uint32_t>(octet);
-  const auto upper = static_cast<std::uint32_t>(octet >> 32);
+  const auto four = static_cast<std::uint64_t>(first) / 4;
+  const auto lower = static_cast<std::uint32_t>(four);
+  const auto upper = static_cast<std::uint32_t>(four >> 32);
 #pragma omp simd
-  for (std::uint32_t i = 0; i < kOctets; ++i) {
+  for (std::uint32_t i = 0; i < kFours; ++i) {
     const std::uint32_t counter = lower + i;
     const RandomWords drawn = random_words(key, {counter, upper + (counter < lower), what});
-    draws[4 * i] = drawn.of[0];
-    draws[4 * i + 1] = drawn.of[1];
-    draws[4 * i + 2] = drawn.of[2];
-    draws[4 * i + 3] = drawn.of[3];
+    words[4 * i] = drawn.of[0];
+    words[4 * i + 1] = drawn.of[1];
+    words[4 * i + 2] = drawn.of[2];
+    words[4 * i + 3] = drawn.of[3];
   }
 }
 
@@ -45,35 +45,33 @@ class Tabulated {
     key_ = key;
     what_ = what;
     for (std::int64_t place = 0; place < kPlaces; place += kDrawn) {
-      draw(of_places_ + place / 2, key, place, what);
+      draw(of_places_ + place, key, place, what);
     }
   }
 
   // Of the step that begins with this element of the batch entry.
   NADAM_XLA_INLINE void copy_step(const std::int64_t element, std::uint32_t* const pairs) {
-    const std::uint32_t of_block = of_block_of(element / kPlaces);
-    const std::uint32_t* const of_places = of_places_ + element % kPlaces / 2;
+    const std::uint32_t of_block = of_block_of(element / kElementsOfBlock);
+    const std::uint32_t* const of_places = of_places_ + element % kElementsOfBlock / 2;
 #pragma omp simd
-    for (std::int64_t i = 0; i < kPairs; ++i) pairs[i] = of_places[i] ^ of_block;
+    for (std::int64_t i = 0; i < kPairs; ++i) pairs[i] = numbers_of_pair(of_places[i], of_block);
   }
 
  private:
-  // In both halves of the word.
   NADAM_XLA_INLINE std::uint32_t of_block_of(const std::int64_t block) {
     const std::int64_t first = block / kDrawn * kDrawn;
     if (first != first_block_) {
       draw(of_blocks_, key_, first, of_blocks(what_));
       first_block_ = first;
     }
-    const std::int64_t i = block - first;
-    return (of_blocks_[i / 2] >> 16 * (i % 2) & 0xffff) * 0x10001u;
+    return of_blocks_[block - first];
   }
 
   RandomKey key_;
   Draw what_;
   std::int64_t first_block_ = -1;
-  alignas(64) std::uint32_t of_places_[kPlaces / 2];
-  alignas(64) std::uint32_t of_blocks_[kDrawn / 2];
+  alignas(64) std::uint32_t of_places_[kPlaces];
+  alignas(64) std::uint32_t of_blocks_[kDrawn];
 };
 
 // The random numbers of a step, in pairs.

@@ -18,7 +18,9 @@ struct Mixture {
   bool is_stochastic;
   bool has_master;
   Storage master = Storage::kF32;
-  // The first result is the change of the parameters as they are stored.
+  // The first result is the change of the parameters: as the rule says, which is not drawn; or of
+  // what is stored.
+  bool is_change_of_rule = false;
   bool is_change_of_stored = false;
   Storage average = Storage::kF32;
 
@@ -41,7 +43,8 @@ struct Mixture {
 
   constexpr bool draws_moments() const { return is_stochastic && (is_narrow(mu) || is_narrow(nu)); }
   constexpr bool draws_params() const {
-    return is_stochastic && is_narrow(params) && (!has_master || master == Storage::kRemainder8);
+    return is_stochastic && is_narrow(params) && !is_change_of_rule &&
+           (!has_master || master == Storage::kRemainder8);
   }
 
   // Whether a state may have numbers that are not encoded in vectors while the first result has
@@ -54,6 +57,7 @@ struct Mixture {
     return params == other.params && grads == other.grads && mu == other.mu && nu == other.nu &&
            first == other.first && is_stochastic == other.is_stochastic &&
            has_master == other.has_master && (!has_master || master == other.master) &&
+           is_change_of_rule == other.is_change_of_rule &&
            is_change_of_stored == other.is_change_of_stored;
   }
 };
@@ -68,6 +72,7 @@ Mixture mixture_of(const UpdateStretch<T>& s, const bool is_change_of_stored) {
           s.rounding == Rounding::kStochastic,
           s.streams.has(Stream::kMaster),
           s.leaf.storage(Stream::kMaster),
+          s.returns == Returns::kChange && !is_change_of_stored,
           is_change_of_stored,
           s.leaf.storage(Stream::kAverage)};
 }

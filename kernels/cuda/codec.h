@@ -209,35 +209,36 @@ struct Draws {
   NADAM_XLA_INLINE std::uint32_t at(const int k) const { return element<2>(words, k); }
 };
 
-// The words of the eight numbers of which this one is one.
-NADAM_XLA_INLINE RandomWords words_with(const RandomKey& key, const std::int64_t number,
+// The four words of which this one is one.
+NADAM_XLA_INLINE RandomWords words_with(const RandomKey& key, const std::int64_t word,
                                         const Draw what) {
-  const auto octet = static_cast<std::uint64_t>(number) / 8;
+  const auto four = static_cast<std::uint64_t>(word) / 4;
   return random_words(
-      key, {static_cast<std::uint32_t>(octet), static_cast<std::uint32_t>(octet >> 32), what});
+      key, {static_cast<std::uint32_t>(four), static_cast<std::uint32_t>(four >> 32), what});
 }
 
-NADAM_XLA_INLINE std::uint32_t number_of(const RandomWords& drawn, const std::int64_t number) {
-  const auto in_octet = static_cast<std::int32_t>(number % 8);
-  const std::uint32_t in_first = in_octet < 2 ? drawn.of[0] : drawn.of[1];
-  const std::uint32_t in_last = in_octet < 6 ? drawn.of[2] : drawn.of[3];
-  return (in_octet < 4 ? in_first : in_last) >> 16 * (in_octet % 2) & 0xffff;
+NADAM_XLA_INLINE std::uint32_t word_of(const RandomWords& words, const std::int64_t word) {
+  const auto in_four = static_cast<std::int32_t>(word % 4);
+  const std::uint32_t in_first = in_four == 0 ? words.of[0] : words.of[1];
+  const std::uint32_t in_last = in_four == 2 ? words.of[2] : words.of[3];
+  return in_four < 2 ? in_first : in_last;
 }
 
 // `first`: the number of the first element in its batch entry; of a group, a multiple of eight.
 template <int kCount>
 NADAM_XLA_INLINE Draws<kCount> draws_of(const RandomKey& key, const std::int64_t first,
                                         const Draw what) {
-  const std::int64_t block = first / kPlaces, place = first % kPlaces;
-  const std::uint32_t of_block = number_of(words_with(key, block, of_blocks(what)), block);
+  const std::int64_t block = first / kElementsOfBlock, place = first % kElementsOfBlock / 2;
+  const std::uint32_t of_block = word_of(words_with(key, block, of_blocks(what)), block);
   const RandomWords of_places = words_with(key, place, what);
   if constexpr (kCount == kGroup) {
-    const std::uint32_t of_both = of_block << 16 | of_block;
-    return {{of_places.of[0] ^ of_both, of_places.of[1] ^ of_both, of_places.of[2] ^ of_both,
-             of_places.of[3] ^ of_both}};
+    Draws<kCount> draws;
+    NADAM_XLA_UNROLL
+    for (int w = 0; w < 4; ++w) draws.words[w] = numbers_of_pair(of_places.of[w], of_block);
+    return draws;
   } else {
     static_assert(kCount == 1);
-    return {{number_of(of_places, place) ^ of_block}};
+    return {{numbers_of_pair(word_of(of_places, place), of_block) >> 16 * (first % 2)}};
   }
 }
 

@@ -1,9 +1,9 @@
 """The random numbers of stochastic rounding, as kernels/random_bits.h has them.
 
 Threefry-4x32 of 13 rounds. Source: Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as
-easy as 1, 2, 3". An element has the exclusive or of two of its numbers: that of the element's place
-in a block of 256, and that of the block. Source: Patrascu & Thorup 2012, "The power of simple
-tabulation hashing".
+easy as 1, 2, 3". A pair of elements has the exclusive or of two of its words, mixed: that of the
+pair's place in a block of 256 elements, and that of the block. Sources: Patrascu & Thorup 2012,
+"The power of simple tabulation hashing"; Appleby 2011, MurmurHash3.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _ROUNDS = 13
 
 DRAW_OF_MOMENTS, DRAW_OF_PARAMS = 0, 1
 
-_PLACES = 256
+_PLACES = 128  # of pairs, in a block
 _OF_BLOCKS = 4  # what is drawn for blocks, beside what is drawn for the places in them
 
 
@@ -39,32 +39,37 @@ def random_bits(key: RandomKey, length: int, draw: int) -> jax.Array:
         length: how many elements there are.
         draw: which of their numbers.
     """
-    blocks = -(-length // _PLACES)
-    of_places = random_numbers(key, min(length, _PLACES), draw)
-    of_blocks = random_numbers(key, blocks, draw + _OF_BLOCKS)
-    return (of_places ^ of_blocks[:, None]).reshape(-1)[:length]
+    pairs = -(-length // 2)
+    of_places = random_words(key, min(pairs, _PLACES), draw)
+    of_blocks = random_words(key, -(-pairs // _PLACES), draw + _OF_BLOCKS)
+    mixed = _mixed(of_places ^ of_blocks[:, None]).reshape(-1)
+    numbers = mixed[:, None] >> jnp.array([0, 16], jnp.uint32) & 0xFFFF
+    return numbers.reshape(-1)[:length]
 
 
-def random_numbers(key: RandomKey, length: int, draw: int) -> jax.Array:
-    """Independent numbers in [0, 2**16), uint32.
+def random_words(key: RandomKey, length: int, draw: int) -> jax.Array:
+    """Independent words, uint32.
 
     Args:
         key: of a leaf.
         length: how many there are.
         draw: of which kind.
     """
-    octets = -(-length // 8)
-    counters = jnp.arange(octets, dtype=jnp.uint32)
+    counters = jnp.arange(-(-length // 4), dtype=jnp.uint32)
     zero = jnp.zeros_like(counters)
-    # The upper half of the counter: octets beyond 2**32 do not fit into memory.
+    # The upper half of the counter: more words than 2**34 do not fit into memory.
     words = _threefry(key, (counters, zero, zero + jnp.uint32(draw), zero))
-    pairs = jnp.stack(words, axis=-1)[..., None] >> jnp.array([0, 16], jnp.uint32)
-    return (pairs & 0xFFFF).reshape(-1)[:length]
+    return jnp.stack(words, axis=-1).reshape(-1)[:length]
 
 
 def swapped_bytes(bits: jax.Array) -> jax.Array:
     """Numbers in [0, 2**16), the two bytes of each in the other order."""
     return (bits << 8 | bits >> 8) & 0xFFFF
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    x = (x ^ x >> 16) * jnp.uint32(0x85EBCA6B)
+    return x ^ x >> 13
 
 
 def _threefry(key: RandomKey, counter: Sequence[jax.Array]) -> list[jax.Array]:
