@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-# The run that the documentation tells of.
+# The runs that the documentation tells of.
 KEPT = Path(__file__).parents[1] / "docs" / "performance" / "narrow_training.json"
+KEPT_OF_8_BITS = KEPT.with_name("training_of_8_bits.json")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def tables(curves: list[Curve]) -> str:
             more = "" if curve is whole else _cell(validation - last(whole.validation), "+")
             cells = [
                 curve.storage,
-                f"{curve.bytes_a_parameter:g}",
+                f"{curve.bytes_a_parameter:.3g}",
                 _cell(last(curve.training)),
                 _cell(validation),
                 more,

@@ -19,6 +19,7 @@ from benchmarks.shapes import CASES, Shapes, elements
 from nadam_xla import _native_testing
 from nadam_xla.diagnosis.interleave import interleave
 from nadam_xla.jax import nadam
+from nadam_xla.storage import BLOCKWISE
 
 TURNS = 9
 FLOAT32 = "ours, float32"
@@ -35,7 +36,7 @@ class Storage(NamedTuple):
     grads: str
     moments: str
     arguments: Mapping[str, Any]  # of our optimizer, beside the dtypes of the moments
-    optax: Callable[["Storage"], "Contender"]
+    optax: Callable[["Storage"], "Contender"] | None  # None: it has nothing like it
     master_bytes: int = 0
 
 
@@ -118,14 +119,23 @@ STORAGES = {
         optax_with_full_master,
         master_bytes=1,
     ),
+    "f32, moments of 8 bits": Storage(F32, F32, BLOCKWISE, {}, None),
+    "bf16, moments of 8 bits": Storage(BF16, BF16, BLOCKWISE, {}, None),
+    "bf16, moments of 8 bits, stochastic": Storage(
+        BF16, BF16, BLOCKWISE, {"rounding": "stochastic"}, None
+    ),
     "all f16": Storage("float16", "float16", "float16", {}, optax_in_these_dtypes),
 }
 IN_FLOAT32 = Storage(F32, F32, F32, {}, optax_in_these_dtypes)
 
 
 def bytes_moved(storage: Storage) -> tuple[int, int, int, int, int]:
-    """The bytes of an element of each stream: parameters, gradients, moments, master."""
+    """The bytes of an element of each stream: parameters, gradients, moments, master.
+
+    Scales are left out, of which 256 elements share four bytes.
+    """
     size = {name: jnp.dtype(name).itemsize for name in ("float32", "bfloat16", "float16")}
+    size[BLOCKWISE] = 1
     moment = size[storage.moments]
     return size[storage.params], size[storage.grads], moment, moment, storage.master_bytes
 
@@ -172,10 +182,14 @@ def _contenders(
     limit = _native_testing.MemoryLimit(
         elements(shapes), len(os.sched_getaffinity(0)), bytes_moved(storage)
     )
+    optax_of_storage = {}
+    if storage.optax is not None:
+        theirs = storage.optax(storage)
+        optax_of_storage["optax"] = runner(theirs, Leaves(shapes, storage), steps)
     return {
         OURS: runner(ours(storage), Leaves(shapes, storage), steps),
         FLOAT32: runner(ours(IN_FLOAT32), Leaves(shapes, IN_FLOAT32), steps),
-        "optax": runner(storage.optax(storage), Leaves(shapes, storage), steps),
+        **optax_of_storage,
         LIMIT: lambda: limit.run(steps),
     }
 

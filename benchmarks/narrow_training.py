@@ -1,10 +1,10 @@
 """`python -m benchmarks.narrow_training`: what training loses where its arrays are stored narrower.
 
 Trains the tasks of ``learning_tasks`` with parameters and moments stored in each of several ways,
-from five seeds each. A seed has the same initial parameters and the same batches with each of them.
-Losses are those of the parameters as they are stored, computed in float32. Prints tables, and keeps
-all losses as JSON in the output folder. Of that in docs/performance, ``python -m benchmarks.pages``
-draws the picture.
+from five seeds each; with ``--of-8-bits``, with moments in codes of 8 bits. A seed has the same
+initial parameters and the same batches with each of them. Losses are those of the parameters as
+they are stored, computed in float32. Prints tables, and keeps all losses as JSON in the output
+folder. Of that in docs/performance, ``python -m benchmarks.pages`` draws the picture.
 """
 
 import argparse
@@ -36,6 +36,7 @@ class Storage(NamedTuple):
 
 NEAREST = {"mu_dtype": jnp.bfloat16, "nu_dtype": jnp.bfloat16}
 STOCHASTIC = NEAREST | {"rounding": "stochastic"}
+BLOCKWISE = {"mu_dtype": "blockwise8", "nu_dtype": "blockwise8"}
 STORAGES = {
     "float32": Storage(jnp.float32, {}),
     "bfloat16, nearest": Storage(jnp.bfloat16, NEAREST),
@@ -44,27 +45,37 @@ STORAGES = {
     'master="remainder"': Storage(jnp.bfloat16, STOCHASTIC | {"master": "remainder"}),
     'master="correction"': Storage(jnp.bfloat16, STOCHASTIC | {"master": "correction"}),
 }
+OF_8_BITS = {
+    "float32": STORAGES["float32"],
+    "float32, moments of 8 bits": Storage(jnp.float32, BLOCKWISE),
+    "bfloat16, moments of 8 bits": Storage(
+        jnp.bfloat16, BLOCKWISE | {"rounding": "stochastic", "master": "remainder"}
+    ),
+}
+RUNS = {loss_curves.KEPT: STORAGES, loss_curves.KEPT_OF_8_BITS: OF_8_BITS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("bench-output"))
+    parser.add_argument("--of-8-bits", action="store_true", help="moments, and not bfloat16")
     parser.add_argument("--steps", type=int, help="of each training; by default the task's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    kept = loss_curves.KEPT_OF_8_BITS if arguments.of_8_bits else loss_curves.KEPT
     curves = []
     for name in arguments.tasks:
         task = TASKS[name]()
-        for storage in STORAGES:
+        for storage in RUNS[kept]:
             curves.append(learn(task, storage, arguments.steps or task.steps))
-            loss_curves.save(curves, arguments.output / loss_curves.KEPT.name)
+            loss_curves.save(curves, arguments.output / kept.name)
     print(loss_curves.tables(curves))
 
 
 def learn(task: Task, storage: str, steps: int, seeds: int = SEEDS) -> Curve:
     """Trains from each seed, one after the other, by the same compiled programs."""
-    dtype, options = STORAGES[storage]
+    dtype, options = (STORAGES | OF_8_BITS)[storage]
     # Up to a tenth of the steps the learning rate rises, and then it falls to zero.
     rate = optax.warmup_cosine_decay_schedule(0.0, task.learning_rate, steps // 10, steps)
 

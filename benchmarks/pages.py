@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import sizes
-from benchmarks.loss_curves import KEPT, load
+from benchmarks.loss_curves import KEPT, KEPT_OF_8_BITS, load
 from benchmarks.plots import against_size, amounts, losses, plain, ratios, save
 from benchmarks.records import OURS, Record, read_tables
 
@@ -63,8 +63,9 @@ def draw(records: list[Record], folder: Path) -> None:
 
 
 def draw_losses(folder: Path) -> None:
-    """Draws the picture of trainings whose arrays are stored narrower."""
-    save(losses(load(KEPT)), folder / "narrow_training.svg")
+    """Draws the pictures of trainings whose arrays are stored narrower."""
+    for kept in (KEPT, KEPT_OF_8_BITS):
+        save(losses(load(kept)), folder / f"{kept.stem}.svg")
 
 
 def series_of(

@@ -27,8 +27,10 @@ struct RandomKey {
 enum class Draw : std::uint32_t {
   kOfMoments,
   kOfParams,
+  kOfCodes,
   kOfBlocksForMoments = 4,
   kOfBlocksForParams,
+  kOfBlocksForCodes,
 };
 
 inline constexpr std::int64_t kPlaces = 128;

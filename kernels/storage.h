@@ -19,6 +19,9 @@ enum class Storage : std::uint8_t {
   // Of master weights alone: the bits of a float32 that its bfloat16 lacks, all 16 or the first 8.
   kRemainder16,
   kRemainder8,
+  // Of moments alone: codes of eight bits, with a scale for each block of a row (blockwise.h).
+  kBlock8Signed,
+  kBlock8Unsigned,
 };
 
 NADAM_XLA_INLINE constexpr int size_of(const Storage storage) {
@@ -28,6 +31,8 @@ NADAM_XLA_INLINE constexpr int size_of(const Storage storage) {
     case Storage::kF32:
       return 4;
     case Storage::kRemainder8:
+    case Storage::kBlock8Signed:
+    case Storage::kBlock8Unsigned:
       return 1;
     default:
       return 2;
@@ -53,6 +58,10 @@ NADAM_XLA_INLINE float float_of(const std::uint32_t bits) {
   float x;
   __builtin_memcpy(&x, &bits, sizeof(x));
   return x;
+}
+
+NADAM_XLA_INLINE constexpr bool is_codes(const Storage storage) {
+  return storage == Storage::kBlock8Signed || storage == Storage::kBlock8Unsigned;
 }
 
 inline constexpr std::uint32_t kSign = 0x80000000;

@@ -10,22 +10,29 @@
 namespace nadam_xla {
 
 // All that a leaf may have, in the order of travel: one stream of all leaves, then the next.
-enum class Stream { kParams, kGrads, kMu, kNu, kAverage, kMaster };
+enum class Stream { kParams, kGrads, kMu, kNu, kAverage, kMaster, kMuScales, kNuScales };
 
-inline constexpr const char* kStreamNames[] = {"params", "grads", "mu", "nu", "average", "master"};
-inline constexpr int kStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
+inline constexpr const char* kStreamNames[] = {
+    "params", "grads", "mu", "nu", "average", "master", "mu_scales", "nu_scales",
+};
+inline constexpr int kAllStreams = sizeof(kStreamNames) / sizeof(kStreamNames[0]);
+
+// The first of the states, mu and nu, may be stored in codes. Each then has scales: a number for
+// each block of a row. They stand behind all streams that have a number for each element.
+inline constexpr int kMoments = 2;
+inline constexpr int kStreams = kAllStreams - kMoments;
 
 // The optimizer's state. Each of its streams has a result of its own, behind that of the
 // parameters.
 inline constexpr int kStates = 4;
 inline constexpr int kResults = 1 + kStates;
+inline constexpr int kAllResults = kResults + kAllStreams - kStreams;
 
 // The rule knows the streams before the master weights, which are a matter of how parameters are
 // stored; and the states among them.
 inline constexpr int kRuleStreams = 5;
 inline constexpr int kRuleStates = 3;
 inline constexpr int kRuleResults = 1 + kRuleStates;
-inline constexpr int kMoments = 2;
 
 // Whether an average of the parameters is updated with them. It is the last stream of the rule, so
 // that loops without it are as if there were none.
@@ -50,13 +57,24 @@ NADAM_XLA_INLINE constexpr Stream state(const int number) {
     case 2:
       return Stream::kAverage;
     default:
-      return Stream::kMaster;
+      return static_cast<Stream>(static_cast<int>(Stream::kMaster) + number - kRuleStates);
   }
 }
 
 // The stream whose new values, or whose change, a result holds.
 NADAM_XLA_INLINE constexpr Stream stream_of_result(const int result) {
   return result == 0 ? Stream::kParams : state(result - 1);
+}
+
+NADAM_XLA_INLINE constexpr int result_of(const Stream state) {
+  int result = 1;
+  while (stream_of_result(result) != state) ++result;
+  return result;
+}
+
+// Of a moment, the scales that it has where it is stored in codes.
+NADAM_XLA_INLINE constexpr Stream scales_of(const int number) {
+  return static_cast<Stream>(static_cast<int>(Stream::kMuScales) + number);
 }
 
 inline constexpr const char* name_of(const Stream stream) {
@@ -77,8 +95,12 @@ NADAM_XLA_INLINE constexpr int bit_of(const Stream stream) {
       return 3;
     case Stream::kAverage:
       return 4;
-    default:  // kMaster
+    case Stream::kMaster:
       return 16;
+    case Stream::kMuScales:
+      return 17;
+    default:  // kNuScales
+      return 18;
   }
 }
 
@@ -90,7 +112,7 @@ class StreamSet {
   static constexpr StreamSet with_params() { return StreamSet(0b1111); }
   static constexpr StreamSet known() {
     std::int64_t bits = 0;
-    for (int i = 0; i < kStreams; ++i) bits |= std::int64_t{1} << bit_of(static_cast<Stream>(i));
+    for (int i = 0; i < kAllStreams; ++i) bits |= std::int64_t{1} << bit_of(static_cast<Stream>(i));
     return StreamSet(bits);
   }
 
@@ -105,21 +127,20 @@ class StreamSet {
     return has_required && (bits_ & ~known().bits_) == 0;
   }
 
-  constexpr std::size_t count() const { return before(kStreams); }
+  // Whether a moment is stored in codes.
+  NADAM_XLA_INLINE constexpr bool has_scales() const {
+    return has(Stream::kMuScales) || has(Stream::kNuScales);
+  }
+
+  constexpr std::size_t count() const { return before(kAllStreams); }
 
   // A leaf has a result for the parameters, or their change, and one for each state.
   NADAM_XLA_INLINE constexpr bool has_result(const int result) const {
     return result == 0 || has(stream_of_result(result));
   }
-
-  constexpr int results() const { return place_of_result(kResults); }
-
-  // Which of the results that are there it is, counted from zero.
-  constexpr int place_of_result(const int result) const {
-    int place = 0;
-    for (int i = 0; i < result; ++i) place += has_result(i);
-    return place;
-  }
+  constexpr std::size_t count_results() const { return results_before(kAllResults); }
+  // Which of those that are there it is, counted from zero.
+  constexpr std::size_t place_of_result(const int result) const { return results_before(result); }
 
   // Which of those that are there it is, counted from zero.
   constexpr std::size_t place(const Stream stream) const {
@@ -131,6 +152,12 @@ class StreamSet {
   constexpr std::size_t before(const int streams) const {
     std::size_t number = 0;
     for (int i = 0; i < streams; ++i) number += has(static_cast<Stream>(i));
+    return number;
+  }
+
+  constexpr std::size_t results_before(const int results) const {
+    std::size_t number = 0;
+    for (int i = 0; i < results; ++i) number += has_result(i);
     return number;
   }
 

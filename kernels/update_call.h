@@ -141,6 +141,20 @@ NADAM_XLA_INLINE Leaf entry_of(const Leaf& leaf, const Entry& entry) {
   return part;
 }
 
+// The scales of a leaf of which a moment is stored in codes: one for each block of a row, row by
+// row. Null are those of a moment that is not.
+struct Scales {
+  const float* in[kMoments];
+  float* out[kMoments];  // either that very memory, or memory that overlaps none of the inputs
+  std::int64_t columns;  // the elements of a row
+};
+
+// Whether random numbers are drawn, and so each row has their key. What is in codes is always
+// rounded by them: else a second moment, which changes by less than half a code, would never move.
+NADAM_XLA_INLINE constexpr bool draws(const Rounding rounding, const StreamSet streams) {
+  return rounding == Rounding::kStochastic || streams.has_scales();
+}
+
 template <typename T>
 struct UpdateCall {
   const T* coefficients;  // [batch][rows][format.length]
@@ -152,7 +166,8 @@ struct UpdateCall {
   std::vector<Leaf> leaves;  // `length` counts the elements of one batch entry
   StreamSet streams = StreamSet::with_params();
   Rounding rounding = Rounding::kNearest;
-  Entry entry = {};  // where it is one, `batch` is 1
+  Entry entry = {};                 // where it is one, `batch` is 1
+  std::vector<Scales> scales = {};  // of each leaf; empty where no moment is stored in codes
 
   // The leaf's row in a batch entry's part of the table.
   std::int64_t row_of(const std::int64_t leaf) const { return rows == 1 ? 0 : first_row + leaf; }

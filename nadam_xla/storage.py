@@ -19,6 +19,9 @@ NARROW = ("bfloat16", "float16")
 STORED = ("float32", "float64", *NARROW)
 """The dtypes that the kernels read and write."""
 
+BLOCKWISE = "blockwise8"
+"""What stands for a moment's dtype where it is stored in codes of eight bits."""
+
 MASTER_DTYPES = {"float32": "float32", "remainder": "uint16", "correction": "uint8"}
 """The dtype of the master weights of each kind."""
 

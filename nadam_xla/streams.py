@@ -12,13 +12,22 @@ T = TypeVar("T")
 RULE_STREAMS = ("params", "grads", "mu", "nu", "average")
 """What the rule computes with."""
 
-STREAMS = (*RULE_STREAMS, "master")
+STREAMS = (*RULE_STREAMS, "master", "mu_scales", "nu_scales")
 """All that a leaf may have, in the order of travel: one stream of all leaves, then the next."""
 
-STATES = ("mu", "nu", "average", "master")
+STATES = ("mu", "nu", "average", "master", "mu_scales", "nu_scales")
 """The streams of the optimizer's state."""
 
-_BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "average": 4, "master": 16}
+_BITS = {
+    "params": 0,
+    "grads": 1,
+    "mu": 2,
+    "nu": 3,
+    "average": 4,
+    "master": 16,
+    "mu_scales": 17,
+    "nu_scales": 18,
+}
 
 
 def bit_of(stream: str) -> int:
@@ -41,6 +50,8 @@ class Streams(NamedTuple):
         is_stochastic: what is narrower than float32 is rounded stochastically; otherwise to the
             nearest.
         has_average: an average of the parameters is updated with them.
+        has_mu_scales: the first moment is stored in codes of eight bits, with scales beside it.
+        has_nu_scales: the second moment is.
     """
 
     has_params: bool = True
@@ -48,6 +59,8 @@ class Streams(NamedTuple):
     has_master: bool = False
     is_stochastic: bool = False
     has_average: bool = False
+    has_mu_scales: bool = False
+    has_nu_scales: bool = False
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -63,6 +76,20 @@ class Streams(NamedTuple):
     def states(self) -> tuple[str, ...]:
         """Those of the optimizer's state."""
         return tuple(name for name in STATES if name in self.operands)
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether a moment is stored in codes."""
+        return self.has_mu_scales or self.has_nu_scales
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether anything is rounded by random numbers, whose key is then in the row.
+
+        Codes always are: to the nearest, a moment that changes by less than half a code would
+        never move.
+        """
+        return self.is_stochastic or self.has_scales
 
     def leaves(self, operands: int) -> int:
         """Of how many leaves these operands are; one operand more may be awaited by the call."""

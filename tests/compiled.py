@@ -18,7 +18,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-_BYTES = {"pred": 1, "u8": 1, "u16": 2, "bf16": 2, "f16": 2}
+_BYTES = {"s8": 1, "pred": 1, "u8": 1, "u16": 2, "bf16": 2, "f16": 2}
 _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)\(")

@@ -6,9 +6,18 @@ from typing import Any
 import jax
 import numpy as np
 
-STREAMS = ("params", "grads", "mu", "nu", "average", "master")
-BITS = {"params": 0, "grads": 1, "mu": 2, "nu": 3, "average": 4, "master": 16}
-STATES = ("mu", "nu", "average", "master")
+STREAMS = ("params", "grads", "mu", "nu", "average", "master", "mu_scales", "nu_scales")
+BITS = {
+    "params": 0,
+    "grads": 1,
+    "mu": 2,
+    "nu": 3,
+    "average": 4,
+    "master": 16,
+    "mu_scales": 17,
+    "nu_scales": 18,
+}
+STATES = ("mu", "nu", "average", "master", "mu_scales", "nu_scales")
 Leaf = Mapping[str, np.ndarray]
 
 K = 23

@@ -62,7 +62,7 @@ NB_MODULE(_native, m) {
       "stream_bits",
       [] {
         std::vector<std::pair<std::string, int>> bits;
-        for (int i = 0; i < kStreams; ++i) {
+        for (int i = 0; i < kAllStreams; ++i) {
           bits.emplace_back(kStreamNames[i], bit_of(static_cast<Stream>(i)));
         }
         return bits;

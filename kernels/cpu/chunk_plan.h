@@ -9,14 +9,16 @@ namespace nadam_xla::cpu {
 
 // Lays every batch entry of every leaf end to end on one line and cuts the line at multiples of
 // `chunk_length`. A large leaf thus spans many chunks and a chunk may hold many small leaves. Each
-// entry's place on the line is rounded up to kAlignment elements, so that a cut inside a leaf falls
-// on a whole cache line of it and two threads never write to the same one.
+// entry's place on the line is rounded up to `alignment` elements, so that a cut inside a leaf
+// falls on a whole cache line of it and two threads never write to the same one.
 class ChunkPlan {
  public:
-  static constexpr std::int64_t kAlignment = 64;  // elements; also divides every chunk_length
+  static constexpr std::int64_t kAlignment = 64;  // elements
 
-  ChunkPlan(std::int64_t leaves, std::int64_t batch, std::int64_t chunk_length)
-      : batch_(batch), chunk_length_(chunk_length) {
+  // The alignment divides the chunk's length.
+  ChunkPlan(std::int64_t leaves, std::int64_t batch, std::int64_t chunk_length,
+            std::int64_t alignment = kAlignment)
+      : batch_(batch), chunk_length_(chunk_length), alignment_(alignment) {
     leaves_.reserve(leaves);
   }
 
@@ -54,8 +56,8 @@ class ChunkPlan {
   }
 
  private:
-  static std::int64_t padded(std::int64_t length) {
-    return (length + kAlignment - 1) / kAlignment * kAlignment;
+  std::int64_t padded(std::int64_t length) const {
+    return (length + alignment_ - 1) / alignment_ * alignment_;
   }
 
   struct Leaf {
@@ -65,6 +67,7 @@ class ChunkPlan {
 
   std::int64_t batch_;
   std::int64_t chunk_length_;
+  std::int64_t alignment_;
   std::vector<Leaf> leaves_;
 };
 
@@ -80,15 +83,24 @@ inline std::int64_t chunk_length(const std::int64_t elements, const std::int64_t
   return length / ChunkPlan::kAlignment * ChunkPlan::kAlignment;
 }
 
+// Of leaves that each have so many elements in one batch entry; `length` is a function of a leaf.
+template <typename Leaf, typename Length>
+ChunkPlan plan_of(const std::vector<Leaf>& leaves, const std::int64_t batch,
+                  const std::int64_t threads, const Length& length, const std::int64_t alignment) {
+  std::int64_t elements = 0;
+  for (const Leaf& leaf : leaves) elements += batch * length(leaf);
+  const std::int64_t of_chunk = chunk_length(elements, threads) / alignment * alignment;
+  ChunkPlan plan(static_cast<std::int64_t>(leaves.size()), batch, of_chunk, alignment);
+  for (const Leaf& leaf : leaves) plan.add_leaf(length(leaf));
+  return plan;
+}
+
 // Of leaves that have a `length`, that of one batch entry.
 template <typename Leaf>
 ChunkPlan plan_of(const std::vector<Leaf>& leaves, const std::int64_t batch,
                   const std::int64_t threads) {
-  std::int64_t elements = 0;
-  for (const Leaf& leaf : leaves) elements += batch * leaf.length;
-  ChunkPlan plan(static_cast<std::int64_t>(leaves.size()), batch, chunk_length(elements, threads));
-  for (const Leaf& leaf : leaves) plan.add_leaf(leaf.length);
-  return plan;
+  const auto length = [](const Leaf& leaf) { return leaf.length; };
+  return plan_of(leaves, batch, threads, length, ChunkPlan::kAlignment);
 }
 
 }  // namespace nadam_xla::cpu

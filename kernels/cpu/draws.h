@@ -57,7 +57,20 @@ class Tabulated {
     for (std::int64_t i = 0; i < kPairs; ++i) pairs[i] = numbers_of_pair(of_places[i], of_block);
   }
 
+  // The same for an element that need not be the first of a step: rows may have any length.
+  void copy_elements(const std::int64_t element, std::uint32_t* const pairs) {
+    for (std::int64_t i = 0; i < kPairs; ++i) {
+      pairs[i] = of_element(element + 2 * i) | of_element(element + 2 * i + 1) << 16;
+    }
+  }
+
  private:
+  std::uint32_t of_element(const std::int64_t element) {
+    const std::uint32_t of_place = of_places_[element % kElementsOfBlock / 2];
+    const std::uint32_t of_block = of_block_of(element / kElementsOfBlock);
+    return numbers_of_pair(of_place, of_block) >> 16 * (element % 2) & 0xffff;
+  }
+
   NADAM_XLA_INLINE std::uint32_t of_block_of(const std::int64_t block) {
     const std::int64_t first = block / kDrawn * kDrawn;
     if (first != first_block_) {
@@ -87,20 +100,33 @@ class Draws {
     if (mixture.draws_params()) of_params_.begin(key, Draw::kOfParams);
   }
 
-  // Of the step that begins with this element of the batch entry.
+  // Of the step that begins with this element of the batch entry, a multiple of kStep.
   NADAM_XLA_INLINE StepDraws of_step(const Mixture& mixture, const std::int64_t element) {
-    StepDraws step;
+    StepDraws step{};
     if (mixture.draws_params()) of_params_.copy_step(element, step.params);
-    if (!mixture.draws_moments()) return step;
-    of_moments_.copy_step(element, step.moments[0]);
-#pragma omp simd
-    for (std::int64_t i = 0; i < kPairs; ++i) {
-      step.moments[1][i] = with_swapped_bytes(step.moments[0][i]);
-    }
+    if (mixture.draws_moments()) of_moments_.copy_step(element, step.moments[0]);
+    if (mixture.draws_moments()) set_second_moments(step);
+    return step;
+  }
+
+  // Of any element.
+  NADAM_XLA_INLINE StepDraws of_step_anywhere(const Mixture& mixture, const std::int64_t element) {
+    if (element % kStep == 0) return of_step(mixture, element);
+    StepDraws step{};
+    if (mixture.draws_params()) of_params_.copy_elements(element, step.params);
+    if (mixture.draws_moments()) of_moments_.copy_elements(element, step.moments[0]);
+    if (mixture.draws_moments()) set_second_moments(step);
     return step;
   }
 
  private:
+  static NADAM_XLA_INLINE void set_second_moments(StepDraws& step) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < kPairs; ++i) {
+      step.moments[1][i] = with_swapped_bytes(step.moments[0][i]);
+    }
+  }
+
   Tabulated of_moments_, of_params_;
 };
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/loops.h"
 
 #include "kernels/cpu/sum_squares_loop.h"
+#include "kernels/cpu/blockwise_loop.h"
 #include "kernels/cpu/update_stretch.h"
 
 namespace nadam_xla::cpu {
@@ -14,9 +15,12 @@ namespace nadam_xla::cpu {
 #define NADAM_XLA_STRINGIZE(x) NADAM_XLA_STRINGIZE_(x)
 
 namespace NADAM_XLA_ISA {
-extern const InstructionSet kInstructionSet = {
-    NADAM_XLA_STRINGIZE(NADAM_XLA_ISA), &update_stretch<float>, &update_stretch<double>,
-    &sum_squares_of_stretch<float>, &sum_squares_of_stretch<double>};
+extern const InstructionSet kInstructionSet = {NADAM_XLA_STRINGIZE(NADAM_XLA_ISA),
+                                               &update_stretch<float>,
+                                               &update_stretch<double>,
+                                               &update_blockwise,
+                                               &sum_squares_of_stretch<float>,
+                                               &sum_squares_of_stretch<double>};
 }
 
 }  // namespace nadam_xla::cpu

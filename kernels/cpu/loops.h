@@ -21,8 +21,17 @@ struct UpdateStretch {
   std::int64_t first;  // the number of the first element in its batch entry, a multiple of four
 };
 
+// Some blocks of one leaf of which a moment is stored in codes.
+struct BlockwiseStretch {
+  UpdateStretch<float> of;  // the whole batch entry: its first element is that of number zero
+  Scales scales;
+  std::int64_t first_block, blocks;
+};
+
 template <typename T>
 using UpdateLoop = void (*)(const UpdateStretch<T>& stretch);
+
+using BlockwiseLoop = void (*)(const BlockwiseStretch& stretch);
 
 template <typename T>
 using SumSquaresLoop = double (*)(const void* x, Storage stored, std::int64_t length);
@@ -32,6 +41,7 @@ struct InstructionSet {
   const char* name;
   UpdateLoop<float> update_f32;
   UpdateLoop<double> update_f64;
+  BlockwiseLoop update_blockwise;
   SumSquaresLoop<float> sum_squares_f32;
   SumSquaresLoop<double> sum_squares_f64;
 };

@@ -99,5 +99,14 @@ constexpr Mixture kRemainderDrawn{kHalf, kHalf, kHalf, kHalf,
 constexpr Mixture kCorrectionDrawn{kHalf, kHalf, kHalf, kHalf,
                                    kHalf, true,  true,  Storage::kRemainder8};
 
+// Moments in codes.
+constexpr Storage kSigned = Storage::kBlock8Signed, kUnsigned = Storage::kBlock8Unsigned;
+
+constexpr Mixture kCodes{kHalf, kHalf, kSigned, kUnsigned, kHalf, false, false};
+constexpr Mixture kCodesOfWide{kWide, kWide, kSigned, kUnsigned, kWide, false, false};
+constexpr Mixture kCodesOfWideParams{kWide, kHalf, kSigned, kUnsigned, kWide, false, false};
+constexpr Mixture kCodesWithRemainder{kHalf, kHalf, kSigned, kUnsigned,
+                                      kHalf, false, true,    Storage::kRemainder16};
+
 }  // namespace
 }  // namespace nadam_xla::cpu

@@ -57,6 +57,7 @@ NADAM_XLA_INLINE void prefetch_stream(const Step& step, const Stream stream) {
 
 template <typename T>
 NADAM_XLA_INLINE void decode_stream(const Step& step, const Stream stream, T* const to) {
+  if (is_codes(step.mixture.stored(stream))) return;  // blockwise_loop.h has them
   prefetch_stream(step, stream);
   if (stream != Stream::kParams || !step.mixture.has_master) {
     return decode(step.mixture.stored(stream), step.in(stream), to);
@@ -141,6 +142,7 @@ template <bool kRare, typename T, Averaging kAveraging>
 NADAM_XLA_INLINE void encode_state(const Step& step, const StepNumbers<T, kAveraging>& numbers,
                                    const StepDraws& draws, const int number) {
   const Storage storage = step.mixture.stored(state(number));
+  if (is_codes(storage)) return;
   const bool is_drawn = number < kMoments && step.mixture.draws_moments();
   encode_numbers<kRare>(storage, numbers.out[1 + number], step.out(1 + number, storage),
                         is_drawn ? draws.moments[number] : nullptr);
@@ -277,7 +279,7 @@ void run_terms(const UpdateStretch<T>& s, const Mixture& mixture) {
 }
 
 template <Returns kReturns, Averaging kAveraging, typename T>
-void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored = false) {
+void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored) {
   const Mixture mixture = mixture_of(s, is_change_of_stored);
   const std::int64_t rest = s.leaf.length % kStep, whole = s.leaf.length - rest;
   UpdateStretch<T> part = s;
@@ -294,16 +296,21 @@ void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored = fals
 
 // A change that is returned is that of the stored parameters, where those are not just the nearest
 // to what the rule says: added to them, it gives what the master or the random number says.
-template <Averaging kAveraging, typename T>
-void update_stored(const UpdateStretch<T>& s) {
+template <typename T>
+bool returns_change_of_stored(const UpdateStretch<T>& s) {
   const bool is_drawn =
       s.rounding == Rounding::kStochastic && is_narrow(s.leaf.storage(Stream::kParams));
-  if (s.returns == Returns::kParams) {
-    run_stored<Returns::kParams, kAveraging>(s);
-  } else if (s.streams.has(Stream::kParams) && (s.streams.has(Stream::kMaster) || is_drawn)) {
-    run_stored<Returns::kParams, kAveraging>(s, true);
+  return s.returns == Returns::kChange && s.streams.has(Stream::kParams) &&
+         (s.streams.has(Stream::kMaster) || is_drawn);
+}
+
+template <Averaging kAveraging, typename T>
+void update_stored(const UpdateStretch<T>& s) {
+  const bool is_change_of_stored = returns_change_of_stored(s);
+  if (s.returns == Returns::kParams || is_change_of_stored) {
+    run_stored<Returns::kParams, kAveraging>(s, is_change_of_stored);
   } else {
-    run_stored<Returns::kChange, kAveraging>(s);
+    run_stored<Returns::kChange, kAveraging>(s, false);
   }
 }
 

@@ -1,9 +1,53 @@
 #include "kernels/cpu/update.h"
 
+#include "kernels/blockwise.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
+namespace {
+
+// A batch entry of a leaf, as the loops get it; `begin`: of the stretch in the entry.
+template <typename T>
+UpdateStretch<T> stretch_of(const UpdateCall<T>& call, const std::int64_t leaf,
+                            const std::int64_t entry, const std::int64_t begin,
+                            const std::int64_t length) {
+  const Leaf& whole = call.leaves[leaf];
+  const std::int64_t row = entry * call.rows + call.row_of(leaf);
+  const T* const coefficients = call.coefficients + row * call.format.length;
+  return {read_row(coefficients, call.format, call.streams),
+          part_of(whole, entry * whole.length + begin, length),
+          call.returns,
+          call.streams,
+          call.rounding,
+          draws(call.rounding, call.streams) ? read_key(coefficients) : RandomKey{},
+          begin};
+}
+
+std::int64_t blocks_of(const Leaf& leaf, const Scales& scales) {
+  if (scales.columns == 0) return 0;
+  return leaf.length / scales.columns * blockwise::blocks_of(scales.columns);
+}
+
+Scales of_entry(const Scales& scales, const std::int64_t offset) {
+  Scales part = scales;
+  for (int i = 0; i < kMoments; ++i) {
+    if (part.in[i] == nullptr) continue;
+    part.in[i] += offset;
+    part.out[i] += offset;
+  }
+  return part;
+}
+
+// On the line of chunks each block counts as a whole one.
+ChunkPlan plan_of_blocks(const UpdateCall<float>& call, const std::int64_t threads) {
+  const auto length = [&call](const Leaf& leaf) {
+    return blocks_of(leaf, call.scales[&leaf - call.leaves.data()]) * blockwise::kBlock;
+  };
+  return plan_of(call.leaves, call.batch, threads, length, blockwise::kBlock);
+}
+
+}  // namespace
 
 template <typename T>
 UpdateWork<T>::UpdateWork(UpdateCall<T> call, const std::int64_t threads)
@@ -15,15 +59,24 @@ UpdateWork<T>::UpdateWork(UpdateCall<T> call, const std::int64_t threads)
 
 template <typename T>
 void UpdateWork<T>::run(const std::int64_t chunk) const {
+  plan_.for_each_stretch(
+      chunk, [this](std::int64_t leaf, std::int64_t entry, std::int64_t begin,
+                    std::int64_t length) { loop_(stretch_of(call_, leaf, entry, begin, length)); });
+}
+
+BlockwiseWork::BlockwiseWork(UpdateCall<float> call, const std::int64_t threads)
+    : call_(std::move(call)),
+      plan_(plan_of_blocks(call_, threads)),
+      loop_(instruction_set().update_blockwise) {}
+
+void BlockwiseWork::run(const std::int64_t chunk) const {
   plan_.for_each_stretch(chunk, [this](std::int64_t leaf, std::int64_t entry, std::int64_t begin,
                                        std::int64_t length) {
     const Leaf& whole = call_.leaves[leaf];
-    const std::int64_t row = entry * call_.rows + call_.row_of(leaf);
-    const T* const coefficients = call_.coefficients + row * call_.format.length;
-    loop_({read_row(coefficients, call_.format, call_.streams),
-           part_of(whole, entry * whole.length + begin, length), call_.returns, call_.streams,
-           call_.rounding,
-           call_.rounding == Rounding::kStochastic ? read_key(coefficients) : RandomKey{}, begin});
+    const Scales& scales = call_.scales[leaf];
+    loop_({stretch_of(call_, leaf, entry, 0, whole.length),
+           of_entry(scales, entry * blocks_of(whole, scales)), begin / blockwise::kBlock,
+           length / blockwise::kBlock});
   });
 }
 

@@ -1,5 +1,7 @@
 #include "kernels/cuda/update.h"
 
+#include <stdexcept>
+
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/update_kernels.h"
 
@@ -47,6 +49,10 @@ void load_kernels_of_type() {
 
 template <typename T>
 void update(const UpdateCall<T>& call, const cudaStream_t stream) {
+  if (!call.scales.empty()) {
+    throw std::invalid_argument(
+        "moments with scales are for CPUs; there is no CUDA kernel for them");
+  }
   // One leaf that is not takes all with it: a second launch would cost more than it gives.
   if (is_stored_as_computed(call)) {
     update_all<ComputedLeaf<T>>(call, stream);

@@ -30,10 +30,13 @@ UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes);
 // Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
 //   operands  coefficients [batch, rows, a row's length], and of each stream n buffers, in the
 //             order of kStreamNames; in v2 one more where the call has to wait for it, unread
-//   results   params * n (or their change), mu * n, nu * n, master * n where it is an operand
+//   results   params * n (or their change), mu * n, nu * n, and master * n, mu_scales * n and
+//             nu_scales * n where they are operands
 // T is the element type of the coefficients, and in v1 of all others. In v2 each is stored in a
 // way of its own: F32, F64, BF16 or F16; the master of BF16 or F16 is F32, and of BF16 it may also
-// be U16 or U8. Parameters of F64 need coefficients of F64. A state's result is stored as the
+// be U16 or U8. With mu_scales mu is S8, and with nu_scales nu is U8; scales are F32 and have the
+// leaf's shape, but for its last axis, which counts blocks. Parameters of F64 need coefficients of
+// F64, beside which there are no scales. A state's result is stored as the
 // state, new parameters as the old ones, and their change in any way.
 // Throws std::invalid_argument, which names the operand.
 template <typename T>

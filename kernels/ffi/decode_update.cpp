@@ -8,7 +8,7 @@ namespace {
 
 std::string names_of(const StreamSet streams) {
   std::string names;
-  for (int i = 0; i < kStreams; ++i) {
+  for (int i = 0; i < kAllStreams; ++i) {
     const auto stream = static_cast<Stream>(i);
     if (streams.has(stream)) names += (names.empty() ? "" : ", ") + std::string(name_of(stream));
   }
@@ -17,7 +17,7 @@ std::string names_of(const StreamSet streams) {
 
 std::string names_of_results(const StreamSet streams) {
   std::string names;
-  for (int i = 0; i < kResults; ++i) {
+  for (int i = 0; i < kAllResults; ++i) {
     if (!streams.has_result(i)) continue;
     names += (i == 0 ? "" : ", ") + std::string(name_of(stream_of_result(i)));
   }
@@ -61,12 +61,13 @@ Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attribu
   const int shortest = RowFormat::shortest(attributes.layout);
   const int longest = RowFormat::longest(attributes.layout);
   const bool has_columns = shape.size() == 3 && shortest <= shape[2] && shape[2] <= longest;
-  const bool is_stochastic = attributes.rounding == Rounding::kStochastic;
   const bool has_key = has_columns && shape[2] >= RowFormat::shortest_with_key();
-  if (is_stochastic && has_columns && (!has_key || (shape[1] == 1 && n > 1))) {
-    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; where rounding is stochastic it must be [batch, ", n, " or more, ", longest,
-           "], so that each leaf has random numbers of its own");
+  if (draws(attributes.rounding, attributes.streams) && has_columns &&
+      (!has_key || (shape[1] == 1 && n > 1))) {
+    const bool is_stochastic = attributes.rounding == Rounding::kStochastic;
+    refuse("coefficients is ", coefficients.element_type(), to_string(shape), "; where ",
+           is_stochastic ? "rounding is stochastic" : "moments have scales", " it must be [batch, ",
+           n, " or more, ", longest, "], so that each leaf has random numbers of its own");
   }
   const bool has_average = attributes.streams.has(Stream::kAverage);
   if (has_average && has_columns && shape[2] < RowFormat::shortest_with_average()) {
@@ -101,10 +102,14 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   check_streams(attributes);
   const std::size_t n = leaves.size() / streams.count();
   const std::size_t most_left_over = attributes.layout == RowLayout::kV1 ? 0 : 1;
-  if (leaves.size() % streams.count() > most_left_over || results.size() != streams.results() * n) {
+  if (leaves.size() % streams.count() > most_left_over ||
+      results.size() != streams.count_results() * n) {
     refuse("got ", leaves.size(), " buffers after coefficients and ", results.size(),
            " results; n leaves need ", streams.count(), " n (", names_of(streams), ") and ",
-           streams.results(), " n (", names_of_results(streams), ")");
+           streams.count_results(), " n (", names_of_results(streams), ")");
+  }
+  if (streams.has_scales() && kStorageOf<T> == Storage::kF64) {
+    refuse("coefficients is F64; where moments have scales it must be F32");
   }
   const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
@@ -198,6 +203,9 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
     }
     call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
     call.leaves.back().length = entry_length(shape, call.batch);
+    if (streams.has_scales()) {
+      call.scales.push_back(decode_scales(streams, buffers, shape, call.batch));
+    }
   }
   return call;
 }

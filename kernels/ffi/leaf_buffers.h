@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "kernels/blockwise.h"
 #include "kernels/ffi/buffers.h"
 #include "kernels/ffi/decode.h"
 #include "kernels/update_call.h"
@@ -84,6 +85,34 @@ inline Storage storage_of_master(const std::size_t leaf, const AnyBuffer& master
          " others have none");
 }
 
+// Of a moment that has scales beside it.
+inline Storage storage_of_codes(const Stream moment, const std::size_t leaf,
+                                const AnyBuffer& buffer) {
+  const bool is_signed = moment == Stream::kMu;
+  const DataType expected = is_signed ? DataType::S8 : DataType::U8;
+  if (buffer.element_type() != expected) {
+    refuse(BufferName{{name_of(moment)}, leaf}, " is ", buffer.element_type(),
+           to_string(buffer.dimensions()), "; with ", is_signed ? "mu" : "nu",
+           "_scales beside it, it must be ", expected);
+  }
+  return is_signed ? Storage::kBlock8Signed : Storage::kBlock8Unsigned;
+}
+
+// The shape of scales is that of their leaf, but for the last axis, which counts blocks.
+inline void check_scales(const LeafShape& shape, const Group group, const AnyBuffer& scales) {
+  const Dimensions found = scales.dimensions(), of_leaf = shape.dimensions;
+  bool fits = found.size() == of_leaf.size() && scales.element_type() == DataType::F32;
+  for (std::size_t i = 0; fits && i < of_leaf.size(); ++i) {
+    const bool is_last = i + 1 == of_leaf.size();
+    fits = found[i] == (is_last ? blockwise::blocks_of(of_leaf[i]) : of_leaf[i]);
+  }
+  if (fits) return;
+  refuse(BufferName{group, shape.leaf}, " is ", scales.element_type(), to_string(found),
+         "; it must be F32 and have the shape ", to_string(of_leaf), " of ",
+         BufferName{{shape.first_stream}, shape.leaf}, ", with one scale for each ",
+         blockwise::kBlock, " elements of the last axis");
+}
+
 // How each operand of a leaf is stored.
 template <typename T>
 void check_storage(const UpdateAttributes& attributes, const std::size_t leaf,
@@ -136,6 +165,14 @@ class Buffers {
   Results results_;
 };
 
+inline Storage storage_of_stream(const StreamSet streams, const Stream stream,
+                                 const std::size_t leaf, const AnyBuffer& buffer) {
+  const bool is_in_codes = (stream == Stream::kMu && streams.has(Stream::kMuScales)) ||
+                           (stream == Stream::kNu && streams.has(Stream::kNuScales));
+  return is_in_codes ? storage_of_codes(stream, leaf, buffer)
+                     : storage_of({name_of(stream)}, leaf, buffer);
+}
+
 // The memory of a leaf and how it is stored. Whether the shapes fit is left to be checked.
 template <typename T>
 Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
@@ -149,7 +186,7 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
     decoded.in[i] = buffer.untyped_data();
     decoded.stored[i] = present == Stream::kMaster
                             ? storage_of_master(leaf, buffer, decoded.storage(Stream::kParams))
-                            : storage_of({name_of(present)}, leaf, buffer);
+                            : storage_of_stream(streams, present, leaf, buffer);
   }
   for (int i = 0; i < kResults; ++i) {
     decoded.out[i] = buffers.result(streams.has_result(i) ? i : 0, leaf).untyped_data();
@@ -163,6 +200,29 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
                        buffers.result(i, leaf));
   }
   return decoded;
+}
+
+// Those of a leaf that has been decoded, in a call of so many batch entries.
+inline Scales decode_scales(const StreamSet streams, const Buffers& buffers, const LeafShape& shape,
+                            const std::int64_t batch) {
+  const std::size_t rank = shape.dimensions.size();
+  if (rank == 0 || (rank == 1 && batch != 1)) {
+    refuse(BufferName{{shape.first_stream}, shape.leaf}, " has the shape ",
+           to_string(shape.dimensions),
+           "; where moments have scales it must have a last axis, which is not the batch");
+  }
+  Scales scales{{}, {}, shape.dimensions[rank - 1]};
+  for (int i = 0; i < kMoments; ++i) {
+    const Stream stream = scales_of(i);
+    if (!streams.has(stream)) continue;
+    const AnyBuffer before = buffers.operand(stream, shape.leaf);
+    const AnyBuffer after = buffers.result(result_of(stream), shape.leaf);
+    check_scales(shape, {name_of(stream)}, before);
+    check_scales(shape, {name_of(stream), true}, after);
+    scales.in[i] = static_cast<const float*>(before.untyped_data());
+    scales.out[i] = static_cast<float*>(after.untyped_data());
+  }
+  return scales;
 }
 
 }  // namespace nadam_xla::ffi

@@ -3,6 +3,7 @@
 import nadam_xla.jax.oldest_jax  # noqa: F401
 
 # isort: split
+from nadam_xla.jax.blockwise import Blockwise
 from nadam_xla.jax.combining import chain
 from nadam_xla.jax.conversion import (
     state_from_keras,
@@ -22,6 +23,7 @@ from nadam_xla.jax.update_path import update_path
 from nadam_xla.jax.zero1 import zero1_shardings
 
 __all__ = [
+    "Blockwise",
     "NadamState",
     "NadamTransformation",
     "UpdateReport",

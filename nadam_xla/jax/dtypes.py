@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nadam_xla.blockwise import CODES
 from nadam_xla.calls import compute_dtype
 from nadam_xla.storage import MASTER_DTYPES, STORED
 
@@ -28,7 +29,7 @@ def computed_dtype(stored: Any, dtype: Any = None) -> Any:
 
 def stored_dtype(dtype: Any) -> Any:
     """The dtype in which the kernels get an array: its own, where they read and write that."""
-    known = str(dtype) in (*STORED, *MASTER_DTYPES.values())
+    known = str(dtype) in (*STORED, *CODES.values(), *MASTER_DTYPES.values())
     return jnp.dtype(dtype if known else compute_dtype(str(dtype)))
 
 

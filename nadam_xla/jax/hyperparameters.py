@@ -19,10 +19,11 @@ from nadam_xla.coefficients import (
     check_not_nan,
     check_not_negative,
 )
+from nadam_xla.jax.blockwise_state import is_blockwise_dtype
 from nadam_xla.jax.decay_mask import Mask
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.gradient_processing import Processing
-from nadam_xla.storage import Master, Rounding, check_master, check_rounding
+from nadam_xla.storage import BLOCKWISE, Master, Rounding, check_master, check_rounding
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Callable[[jax.Array], ArrayLike]
 
@@ -42,9 +43,9 @@ class Hyperparameters:
     Raises:
         ValueError: a number is out of its range, an array is not a scalar, or two arguments
             contradict each other.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, ``nu_dtype`` not a floating one,
-            ``b2`` a bfloat16, ``seed`` no whole number, ``skip_nonfinite`` no boolean, or a number
-            complex or none.
+        TypeError: ``mu_dtype`` is neither a floating or complex dtype nor ``"blockwise8"``,
+            ``nu_dtype`` neither a floating one nor that, ``b2`` a bfloat16, ``seed`` no whole
+            number, ``skip_nonfinite`` no boolean, or a number complex or none.
     """
 
     learning_rate: ScalarOrSchedule
@@ -89,12 +90,8 @@ class Hyperparameters:
                 "b2 is a bfloat16, in which 0.999 is 1; give it as a float32 (of"
                 " optax.inject_hyperparams, with hyperparam_dtype=jnp.float32)"
             )
-        if self.mu_dtype is not None and not jnp.issubdtype(self.mu_dtype, jnp.inexact):
-            raise TypeError(
-                f"mu_dtype is {self.mu_dtype!r}; it must be a floating or complex dtype, or None"
-            )
-        if self.nu_dtype is not None and not jnp.issubdtype(self.nu_dtype, jnp.floating):
-            raise TypeError(f"nu_dtype is {self.nu_dtype!r}; it must be a floating dtype, or None")
+        _check_moment_dtype("mu_dtype", self.mu_dtype, jnp.inexact, "a floating or complex dtype")
+        _check_moment_dtype("nu_dtype", self.nu_dtype, jnp.floating, "a floating dtype")
         check_rounding(self.rounding)
         check_master(self.master)
         _check_seed(self.seed)
@@ -112,6 +109,12 @@ class Hyperparameters:
     def carries_product(self) -> bool:
         """Whether the state carries the product of the momenta."""
         return self.momentum_decay is not None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether anything is rounded by random numbers."""
+        in_codes = is_blockwise_dtype(self.mu_dtype) or is_blockwise_dtype(self.nu_dtype)
+        return self.rounding == "stochastic" or in_codes
 
     @property
     def needs_params(self) -> bool:
@@ -159,7 +162,7 @@ class Hyperparameters:
             decay=rate * _at("weight_decay", self.weight_decay, steps_before),
             l2=0.0 if self.l2 is None else _at("l2", self.l2, steps_before),
         )
-        if self.rounding == "stochastic":
+        if self.is_drawn:
             row = conventions.with_random_key(row, seed=_unsigned(self.seed), step=_unsigned(count))
         if self.average_decay is not None:
             decay = _wide(self.average_decay)
@@ -196,6 +199,17 @@ class Hyperparameters:
                 for name, limit in limits.items()
             },
         )
+
+
+def _check_moment_dtype(name: str, dtype: Any, kind: Any, wanted: str) -> None:
+    if dtype is None or is_blockwise_dtype(dtype):
+        return
+    try:
+        fits = jnp.issubdtype(dtype, kind)
+    except TypeError:  # no dtype at all
+        fits = False
+    if not fits:
+        raise TypeError(f'{name} is {dtype!r}; it must be {wanted}, "{BLOCKWISE}", or None')
 
 
 def _real(name: str, value: Any) -> Any:

@@ -29,7 +29,7 @@ from nadam_xla.jax.primitive import (
 )
 from nadam_xla.jax.registration import register_handlers
 from nadam_xla.jax.table_columns import columns_of, constant_of
-from nadam_xla.platforms import NAMES
+from nadam_xla.platforms import CUDA, NAMES
 from nadam_xla.streams import Streams, of_leaves
 
 
@@ -52,14 +52,15 @@ def install() -> None:
 def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     """The primitive as users bind it: one call, or one on each device of a mesh."""
     platforms = ctx.platforms or ctx.module_context.platforms
-    with_kernel = [has_kernel(platform, ctx) for platform in platforms]
+    with_kernel = [
+        _serves(platform, streams) and has_kernel(platform, ctx) for platform in platforms
+    ]
     partitioned = is_partitioned(ctx.module_context.axis_context)
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
     batch = ctx.avals_in[0].shape[0]
     if not all(with_kernel) or (
-        partitioned
-        and not can_partition_call(ctx, batch=batch, is_stochastic=streams.is_stochastic)
+        partitioned and not can_partition_call(ctx, batch=batch, is_drawn=streams.is_drawn)
     ):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = lower_partitioned if partitioned else lower_call
@@ -88,9 +89,18 @@ def _attributes(streams: Streams, first_row: int) -> dict[str, Any]:
     }
 
 
+def _serves(platform: str, streams: Streams) -> bool:
+    """Whether the kernels for this platform have all that such a call asks for."""
+    return platform != CUDA or not streams.has_scales
+
+
 def _by_platform(*operands: jax.Array, streams: Streams) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
-    calls = {platform: partial(_in_full_calls, platform, streams=streams) for platform in NAMES}
+    calls = {
+        platform: partial(_in_full_calls, platform, streams=streams)
+        for platform in NAMES
+        if _serves(platform, streams)
+    }
     default = partial(reference, streams=streams)
     return jax.lax.platform_dependent(*operands, default=default, **calls)
 
@@ -108,8 +118,10 @@ def _in_full_calls(
         operands = [as_stored(leaves[i]) for i in own]
         made = of_leaves(len(streams.overwritten), call, n)
         stored = dtypes_of_results(operands, streams)
+        given = streams.by_name(leaves)
+        like = [x for name in streams.overwritten for x in given[name]]
         types = [
-            jax.typeof(leaves[i % n]).update(dtype=dtype, weak_type=False)
+            jax.typeof(like[i]).update(dtype=dtype, weak_type=False)
             for i, dtype in zip(made, stored, strict=True)
         ]
         aliases = {

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.averages import check_average
+from nadam_xla.jax.blockwise import as_numbers, check_blockwise
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex, check_one_memory
 from nadam_xla.jax.decay_mask import Mask, chosen_leaves, masked
 from nadam_xla.jax.dtypes import cast
@@ -92,7 +93,9 @@ def nadam(
             the derivative of their root is taken to be zero.
         mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
             parameters, float32 for all other real ones, and for complex ones the complex dtypes of
-            these.
+            these. ``"blockwise8"``: a code of 8 bits for each number, and a float32 for each 256
+            neighbours along the last axis, as :class:`Blockwise` in the state; for leaves of at
+            least 4096 elements and 64 along the last axis, and others as with None.
         nesterov: False makes it Adam (Kingma & Ba 2015).
         momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise it is not
             negative, and the momentum of step t, counted from 1, is
@@ -103,10 +106,12 @@ def nadam(
         mask: which leaves ``l2`` acts on: a tree of booleans with the structure of the parameters
             or a prefix of it, or a function that makes one from the parameters; None: all.
         nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
-            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
-            stops moving, for it changes by less than half its last place: round stochastically.
+            complex128 parameters, float32 for all others; ``"blockwise8"`` likewise. Rounded to the
+            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
+            round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
-            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost. Codes of
+            8 bits always are rounded by chance.
         seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
             scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
             replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
@@ -135,8 +140,8 @@ def nadam(
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
             without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; ``mask`` without ``l2``; from
             ``init`` and the steps also where the mask does not fit the parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
-            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, nor ``"blockwise8"``, a number
+            complex, ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -211,7 +216,9 @@ def nadamw(
             the derivative of their root is taken to be zero.
         mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
             parameters, float32 for all other real ones, and for complex ones the complex dtypes of
-            these.
+            these. ``"blockwise8"``: a code of 8 bits for each number, and a float32 for each 256
+            neighbours along the last axis, as :class:`Blockwise` in the state; for leaves of at
+            least 4096 elements and 64 along the last axis, and others as with None.
         weight_decay: a number, a scalar array, or an optax schedule, called with the number of the
             steps taken before. One below zero makes parameters grow.
         mask: which leaves decay: a tree of booleans with the structure of the parameters or a
@@ -222,10 +229,12 @@ def nadamw(
             ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
         nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
-            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
-            stops moving, for it changes by less than half its last place: round stochastically.
+            complex128 parameters, float32 for all others; ``"blockwise8"`` likewise. Rounded to the
+            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
+            round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
-            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost. Codes of
+            8 bits always are rounded by chance.
         seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
             scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
             replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
@@ -254,9 +263,9 @@ def nadamw(
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
             without ``nesterov``; ``max_norm`` with ``max_leaf_norm``; from ``init`` and the steps
             also where the mask does not fit the parameters.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
-            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1; from ``init``
-            and the steps also where a leaf of the mask is not a boolean.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, nor ``"blockwise8"``, a number
+            complex, ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1; from
+            ``init`` and the steps also where a leaf of the mask is not a boolean.
 
     Its ``init``, ``update`` and ``apply`` raise ``ValueError`` where trees differ in structure or
     shapes and ``TypeError`` for leaves that are not floating-point or complex arrays or for a state
@@ -323,17 +332,21 @@ def scale_by_nadam(
             the derivative of their root is taken to be zero.
         mu_dtype: the dtype in which the first moments are kept; None: float64 for float64
             parameters, float32 for all other real ones, and for complex ones the complex dtypes of
-            these.
+            these. ``"blockwise8"``: a code of 8 bits for each number, and a float32 for each 256
+            neighbours along the last axis, as :class:`Blockwise` in the state; for leaves of at
+            least 4096 elements and 64 along the last axis, and others as with None.
         nesterov: False makes it Adam (Kingma & Ba 2015).
         momentum_decay: None: the momentum is ``b1``, optax's convention. Otherwise it is not
             negative, and the momentum of step t, counted from 1, is
             ``b1 * (1 - 0.5 * 0.96**(t * momentum_decay))``: 0.004 is the convention of
             ``torch.optim.NAdam``, 1 that of ``keras.optimizers.Nadam``.
         nu_dtype: the dtype in which the second moments are kept; None: float64 for float64 and
-            complex128 parameters, float32 for all others. Rounded to the nearest, a bfloat16 one
-            stops moving, for it changes by less than half its last place: round stochastically.
+            complex128 parameters, float32 for all others; ``"blockwise8"`` likewise. Rounded to the
+            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
+            round stochastically.
         rounding: how what is stored narrower than float32 is rounded: ``"nearest"``; or
-            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost. Codes of
+            8 bits always are rounded by chance.
         seed: of those chances, a whole number from 0 (the default) to 2**32 - 1, or an integer
             scalar, which may be traced. On a mesh each shard of a leaf has chances of its own, and
             replicas round alike; inside ``shard_map`` with ``check_vma=False``, where nothing tells
@@ -352,8 +365,8 @@ def scale_by_nadam(
     Raises:
         ValueError: a number is out of its range or an array not a scalar; ``momentum_decay``
             without ``nesterov``; ``max_norm`` with ``max_leaf_norm``.
-        TypeError: ``mu_dtype`` is not a floating or complex dtype, a number complex,
-            ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
+        TypeError: ``mu_dtype`` is not a floating or complex dtype, nor ``"blockwise8"``, a number
+            complex, ``skip_nonfinite`` no boolean, or ``b2`` a bfloat16, in which 0.999 is 1.
 
     Its ``init`` and ``update`` raise ``ValueError`` where trees differ in structure or shapes and
     ``TypeError`` for leaves that are not floating-point or complex arrays or for a state that is
@@ -383,11 +396,11 @@ def scale_by_nadam(
 
 def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
     mask, carries_product = hyperparameters.mask, hyperparameters.carries_product
-    nu_dtype, master = hyperparameters.nu_dtype, hyperparameters.master
+    mu_dtype, nu_dtype = hyperparameters.mu_dtype, hyperparameters.nu_dtype
+    master = hyperparameters.master
     averages = hyperparameters.average_decay is not None
 
     def init(params: PyTree) -> NadamState:
-        mu_dtype = hyperparameters.mu_dtype
         state = initial_state(
             params,
             mu_dtype,
@@ -418,10 +431,18 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         returns: Literal["params", "change"],
     ) -> tuple[PyTree, NadamState]:
         check_state(
-            state, product=carries_product, nu_dtype=nu_dtype, master=master, averages=averages
+            state,
+            product=carries_product,
+            mu_dtype=mu_dtype,
+            nu_dtype=nu_dtype,
+            master=master,
+            averages=averages,
         )
-        check_alike({**given, "state.mu": state.mu, "state.nu": state.nu})
-        check_complex(state.mu, state.nu, given)
+        mu, nu = as_numbers(state.mu), as_numbers(state.nu)
+        check_alike({**given, "state.mu": mu, "state.nu": nu})
+        check_complex(mu, nu, given)
+        check_blockwise("mu", state.mu, given.get("params", given["grads"]))
+        check_blockwise("nu", state.nu, given.get("params", given["grads"]))
         params, grads = given.get("params"), given["grads"]
         if master is not None:
             check_masters("state.master", state.master, params, master)
@@ -429,7 +450,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
             check_average("state.average", state.average, params)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         row = processed(row, grads, state.count, grad_scale)
-        if hyperparameters.rounding == "stochastic":
+        if hyperparameters.is_drawn:
             row = row._replace(leaf=np.arange(len(jax.tree.leaves(grads)), dtype=np.float32))
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
@@ -503,5 +524,5 @@ def with_apply(
 def _differs_alone(params: PyTree, grads: PyTree, state: Any) -> bool:
     """Whether the gradients and the moments have one structure, and the parameters another."""
     structure: Any = jax.tree.structure(grads)
-    fits: bool = structure == jax.tree.structure(getattr(state, "mu", None))
+    fits: bool = structure == jax.tree.structure(as_numbers(getattr(state, "mu", None)))
     return fits and structure != jax.tree.structure(params)

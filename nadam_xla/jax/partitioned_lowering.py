@@ -7,6 +7,7 @@ import jax
 from jax.interpreters import mlir
 from jax.interpreters.mlir import ShardingContext, SPMDAxisContext
 
+from nadam_xla.blockwise import SCALES
 from nadam_xla.jax.availability import is_exported, why_no_partitioning
 from nadam_xla.jax.partitioning import update_partitioned
 from nadam_xla.jax.primitive import Call
@@ -37,6 +38,7 @@ def lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     module = ctx.module_context
     groups = [_FIRST_SHARDING_GROUP + module.new_channel() for _ in range(n)]
     alike = list(leaves)
+    # Scales are of another shape, and take the sharding of their codes from the rule of the call.
     places = call.streams.by_name(range(len(leaves)))
     # Where the moments and the parameters contradict each other, the first one here has its way.
     order = [name for name in ("mu", "nu", "average", "params", "grads") if name in places]
@@ -51,7 +53,8 @@ def lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
     module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]
     for i, result in enumerate(results):
-        _join_sharding_group(result, groups[i % n])
+        if call.streams.overwritten[i // n] not in SCALES.values():
+            _join_sharding_group(result, groups[i % n])
     return results
 
 
@@ -77,7 +80,7 @@ def _join_sharding_group(value: Any, group: int) -> None:
     )
 
 
-def can_partition_call(ctx: Any, *, batch: int, is_stochastic: bool = False) -> bool:
+def can_partition_call(ctx: Any, *, batch: int, is_drawn: bool = False) -> bool:
     """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
 
     A batch of rows is matched to the leaves by the names of mesh axes, and so are the numbers of
@@ -85,7 +88,7 @@ def can_partition_call(ctx: Any, *, batch: int, is_stochastic: bool = False) -> 
     mesh.
     """
     has_mesh = getattr(ctx.module_context.axis_context, "abstract_mesh", None) is not None
-    needs_mesh = batch != 1 or is_stochastic
+    needs_mesh = batch != 1 or is_drawn
     return why_no_partitioning(exported=is_exported(ctx)) is None and (has_mesh or not needs_mesh)
 
 

@@ -4,11 +4,15 @@ XLA cannot look into a custom call, so it would gather every leaf for it. The up
 element: the dimensions of a leaf may be sharded in any way, if only all operands and results of
 that leaf are sharded alike. This module tells the partitioner so.
 
+Scales of moments in codes are sharded as the codes are. Blocks lie along the last axis: where a
+device would hold a part of one, that axis is gathered.
+
 Where rounding is stochastic, each device adds to the key of a leaf's random numbers which shard of
 it is updated there: replicas then round alike, and shards do not repeat one another's numbers.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, TypeAlias
 
 import jax
@@ -16,12 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import (
     ArrayMapping,
+    CompoundFactor,
     SdyShardingRule,
     custom_partitioning,
 )
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
+from nadam_xla.blockwise import BLOCK, SCALES
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.primitive import Call, update_call_p
 from nadam_xla.jax.specs import axes_in, axes_of, spec
@@ -45,6 +51,9 @@ def _partition(
     n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
     # The lowering has made the operands of a leaf alike.
     layouts = [leaf.sharding for leaf in leaves[:n]]
+    if call.streams.has_scales:
+        pairs = zip(layouts, leaves, strict=False)
+        layouts = [_with_whole_blocks(mesh, layout, leaf.shape) for layout, leaf in pairs]
     has_batch = table.shape[0] != 1
     if has_batch:
         table_layout, layouts = _with_one_batch_axis(mesh, layouts)
@@ -52,7 +61,7 @@ def _partition(
         table_layout = table.sharding if mesh.empty else NamedSharding(mesh, spec())
 
     def update_shard(table: jax.Array, *shards: jax.Array) -> tuple[jax.Array, ...]:
-        if not call.streams.is_stochastic:
+        if not call.streams.is_drawn:
             return _update(call, table, *shards)
         # An entry of a batch has the numbers that it would have alone.
         axes = [axes_of(layout.spec[has_batch:]) for layout in layouts]
@@ -65,6 +74,17 @@ def _partition(
         (*layouts,) * len(call.streams.overwritten),
         (table_layout, *layouts * groups, *(x.sharding for x in call.streams.awaited(leaves))),
     )
+
+
+def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
+    """The layout, of whose last axis each device holds whole blocks."""
+    if mesh.empty or len(layout.spec) < len(shape):
+        return layout
+    *leading, last = layout.spec
+    parts = prod(mesh.shape[axis] for axis in axes_in(last))
+    if parts == 1 or shape[-1] % (BLOCK * parts) == 0:
+        return layout
+    return NamedSharding(mesh, spec(*leading, None))
 
 
 def _with_shards(rows: jax.Array, axes: Sequence[Sequence[str]]) -> jax.Array:
@@ -100,28 +120,50 @@ def _sharding_rule(
     operands: Sequence[Any],
     results: Sequence[Any],
 ) -> SdyShardingRule:
-    """Each dimension of a leaf is one factor, in all its operands and results."""
-    del mesh, results
+    """Each dimension of a leaf is one factor, in all its operands and results.
+
+    But for the last one of leaves with scales, which is blocks and what is within them. Codes and
+    scales tell each other how that is sharded where any sharding over the mesh has whole blocks on
+    each device. Elsewhere Shardy would cut an axis of the mesh in two, which JAX cannot read.
+    """
+    del results
     table, *leaves = (operand.shape for operand in operands)
-    n, groups = call.streams.leaves(len(leaves)), len(call.streams.operands)
+    n = call.streams.leaves(len(leaves))
     has_batch = table[0] != 1
 
-    def factors(leaf: int, rank: int) -> ArrayMapping:
+    def factors(leaf: int, rank: int) -> list[Any]:
         names = [f"leaf{leaf}dim{d}" for d in range(rank)]
-        return _mapping(*(["batch", *names[1:]] if has_batch else names))
+        return ["batch", *names[1:]] if has_batch else names
 
-    mappings = tuple(factors(i, len(shape)) for i, shape in enumerate(leaves[:n]))
+    whole = ["row", "coefficient"] if has_batch else ["batch", "row", "coefficient"]
+    sizes: dict[str, Any] = {}
+    of_leaves = [factors(i, len(shape)) for i, shape in enumerate(leaves[:n])]
+    of_scales = [list(names) for names in of_leaves]
+    if call.streams.has_scales:
+        for i, shape in enumerate(leaves[:n]):
+            blocks, within = f"leaf{i}blocks", f"leaf{i}within"
+            of_scales[i][-1] = blocks
+            if shape[-1] % (BLOCK * mesh.size) == 0:
+                of_leaves[i][-1] = CompoundFactor(blocks, within)
+                whole.append(within)
+                sizes[within] = BLOCK
+
+    def mappings(streams: Sequence[str]) -> list[ArrayMapping]:
+        is_scales = (name in SCALES.values() for name in streams)
+        groups = (of_scales if of_blocks else of_leaves for of_blocks in is_scales)
+        return [_mapping(*names) for group in groups for names in group]
+
     awaited = call.streams.awaited(leaves)
     free = (_mapping(*(f"awaited{d}" for d in range(len(shape)))) for shape in awaited)
-    whole = ("row", "coefficient") if has_batch else ("batch", "row", "coefficient")
     return SdyShardingRule(
-        (_mapping("batch", "row", "coefficient"), *mappings * groups, *free),
-        mappings * len(call.streams.overwritten),
-        need_replication_factors=whole,
+        (_mapping("batch", "row", "coefficient"), *mappings(call.streams.operands), *free),
+        tuple(mappings(call.streams.overwritten)),
+        need_replication_factors=tuple(whole),
+        **sizes,
     )
 
 
-def _mapping(*factors: str) -> ArrayMapping:
+def _mapping(*factors: Any) -> ArrayMapping:
     return ArrayMapping(*factors)
 
 

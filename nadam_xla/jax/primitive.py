@@ -2,24 +2,28 @@
 
 ``nadam_update_p`` binds the table of coefficients and the leaves' arrays, those that its parameter
 ``streams`` names, in that order, and returns ``*params, *mu, *nu`` (or the change of the parameters
-in place of them), and ``*average`` and ``*master`` where they are there. The table has the shape
-``[batch, rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1 or the size of a leading
-axis that every leaf then has. Its dtype, float32 or float64, is the one that is computed in; the
-leaves come and go in the dtypes in which they are stored, the change in that of the parameters (and
-without them in the one to which the others promote). With master weights, or rounded
-stochastically, the change is that of what is stored, in float32, so that the parameters plus it are
-just what is to be stored.
+in place of them), and ``*average``, ``*master``, ``*mu_scales`` and ``*nu_scales`` where they are
+there. With scales, the moment itself is in codes of eight bits. The table has the shape ``[batch,
+rows, K]``: ``rows`` is 1 or the number of leaves, ``batch`` is 1 or the size of a leading axis that
+every leaf then has. Its dtype, float32 or float64, is the one that is computed in; the leaves come
+and go in the dtypes in which they are stored, the change in that of the parameters (and without
+them in the one to which the others promote). With master weights, or rounded stochastically, the
+change is that of what is stored, in float32, so that the parameters plus it are just what is to be
+stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
+from nadam_xla.blockwise import BLOCK, CODES, SCALES, scales_shape
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.blockwise import decoded_streams
 from nadam_xla.jax.defining import define
 from nadam_xla.jax.dtypes import cast, computed_dtype
 from nadam_xla.jax.explicit_axes import (
@@ -32,12 +36,13 @@ from nadam_xla.jax.explicit_axes import (
 )
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
+from nadam_xla.jax.specs import axes_of
 from nadam_xla.jax.stored_results import (
     params_of_masters,
     returns_change_of_stored,
     stored_results,
 )
-from nadam_xla.streams import Streams
+from nadam_xla.streams import RULE_STREAMS, Streams
 
 
 class Call(NamedTuple):
@@ -57,6 +62,11 @@ def _without_draws(
     coefficients: jax.Array, *leaves: jax.Array, streams: Streams
 ) -> list[jax.Array]:
     """The same, rounded by numbers that cost nothing: no derivative depends on them."""
+    if streams.has_scales:
+        raise TypeError(
+            "nadam_update has no derivative where moments are in codes of eight bits: codes are"
+            " whole numbers. Differentiate a step whose moments are in float32"
+        )
     return _reference(coefficients, coefficients.dtype, leaves, streams, draws=False)
 
 
@@ -87,9 +97,9 @@ def _reference(
 ) -> list[jax.Array]:
     given = streams.by_name(leaves)
     wide = {
-        name: [x.astype(computed_dtype(x.dtype, dtype)) for x in group]
-        for name, group in given.items()
-        if name != "master"
+        name: [x.astype(computed_dtype(x.dtype, dtype)) for x in decoded_streams(given, name)]
+        for name in RULE_STREAMS
+        if name in given
     }
     if streams.has_master:
         wide["params"] = params_of_masters(given["params"], given["master"], dtype)
@@ -98,7 +108,7 @@ def _reference(
     by_rule = streams.returns_change and not returns_change_of_stored(streams)
     results = update_reference(coefficients, wide, returns_change=by_rule)
     dtypes = dtypes_of_results(leaves, streams)
-    if not (streams.has_master or streams.is_stochastic):
+    if not (streams.has_master or streams.is_drawn):
         return [cast(x, dtype) for x, dtype in zip(results, dtypes, strict=True)]
     changes = []
     if returns_change_of_stored(streams):
@@ -114,12 +124,27 @@ def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[
     a leaf are sharded alike, and each result as stock's arithmetic would have it.
     """
     n = streams.leaves(len(leaves))
-    by_leaf = [shard_alike(vary_alike(leaves[i::n], coefficients)) for i in range(n)]
+    by_leaf = [_alike(vary_alike(leaves[i::n], coefficients), streams) for i in range(n)]
     by_stream = [[operands[k] for operands in by_leaf] for k in range(len(streams.operands))]
     too_many = streams.awaited(leaves)  # which the primitive refuses
     alike = [*chain.from_iterable(by_stream), *too_many]
     results = nadam_update_p.bind(coefficients, *alike, streams=streams)
     return reshard(results, _entries_of_results(alike, leaves, streams))
+
+
+def _alike(operands: Sequence[jax.Array], streams: Streams) -> list[jax.Array]:
+    """The operands of a leaf, sharded alike."""
+    if streams.has_scales:
+        columns = operands[streams.operands.index("grads")].shape[-1:]
+        operands = reshard(operands, [_of_whole_blocks(jax.typeof(x), columns) for x in operands])
+    return shard_alike(operands)
+
+
+def _of_whole_blocks(type_: Any, columns: Sequence[int]) -> Entries:
+    """The entries of a type, without that of a last axis of which a device has parts of blocks."""
+    entries = entries_of(type_)
+    parts = prod(type_.sharding.mesh.shape[axis] for axis in axes_of(entries[-1:]))
+    return entries if parts == 1 or columns[0] % (BLOCK * parts) == 0 else (*entries[:-1], None)
 
 
 def _entries_of_results(
@@ -128,11 +153,19 @@ def _entries_of_results(
     """Of states those of their own and the gradient's operand, of the first results all's."""
     given = streams.by_name(leaves)
     first = [entries_of(jax.typeof(x)) for x in alike[: len(given["grads"])]]
-    pairs = [
-        pair for name in streams.states for pair in zip(given["grads"], given[name], strict=True)
+    of_states = [
+        _entries_of_state(name, grad, state)
+        for name in streams.states
+        for grad, state in zip(given["grads"], given[name], strict=True)
     ]
-    of_states = [joined([entries_of(jax.typeof(x)) for x in pair]) for pair in pairs]
     return [*first, *(entries for entries in of_states if entries is not None)]
+
+
+def _entries_of_state(name: str, grad: jax.Array, state: jax.Array) -> Entries | None:
+    of_grad, own = jax.typeof(grad), entries_of(jax.typeof(state))
+    is_scales = name in SCALES.values()
+    whole = _of_whole_blocks(of_grad, grad.shape[-1:]) if is_scales else entries_of(of_grad)
+    return joined([whole, own])
 
 
 def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
@@ -143,8 +176,15 @@ def dtypes_of_results(leaves: Sequence[Any], streams: Streams) -> list[Any]:
         if returns_change_of_stored(streams):
             first = [jnp.promote_types(dtype, jnp.float32) for dtype in first]
     else:
-        first = [jnp.result_type(*of_leaf) for of_leaf in zip(*dtypes.values(), strict=True)]
+        numbers = [_dtypes_of_numbers(dtypes, name) for name in RULE_STREAMS if name in dtypes]
+        first = [jnp.result_type(*of_leaf) for of_leaf in zip(*numbers, strict=True)]
     return [*first, *(dtype for name in streams.states for dtype in dtypes[name])]
+
+
+def _dtypes_of_numbers(dtypes: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+    """Those of what a stream's arrays stand for."""
+    is_in_codes = f"{name}_scales" in dtypes
+    return [jnp.dtype(jnp.float32)] * len(dtypes[name]) if is_in_codes else dtypes[name]
 
 
 def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[Any]:
@@ -162,14 +202,21 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
         )
     if streams.has_average and not streams.has_params:
         raise TypeError("nadam_update got averages without the parameters that they are of")
-    masters = streams.by_name(range(len(leaves))).get("master", ())
     for i, leaf in enumerate(leaves):
-        like = leaves[i % n]
-        has_dtype = i in masters or jnp.issubdtype(leaf.dtype, jnp.floating)
-        if leaf.shape != like.shape or not has_dtype:
+        like, stream = leaves[i % n], streams.operands[i // n]
+        shape, dtype = like.shape, _codes_dtype(stream, streams)
+        if stream in SCALES.values():
+            if not like.ndim or (batch != 1 and like.ndim < 2):
+                raise TypeError(
+                    f"nadam_update got {like.str_short()} as operand {1 + i % n}; where moments are"
+                    " in codes it must have a last axis, which is not the table's batch"
+                )
+            shape, dtype = scales_shape(shape), "float32"
+        has_dtype = stream == "master" or jnp.issubdtype(leaf.dtype, jnp.floating)
+        if leaf.shape != shape or not (has_dtype if dtype is None else leaf.dtype == dtype):
             raise TypeError(
                 f"nadam_update got {leaf.str_short()} as operand {1 + i}; it must have the shape"
-                f" {like.shape} and a floating dtype"
+                f" {shape} and {'a floating dtype' if dtype is None else f'the dtype {dtype}'}"
             )
         elsewhere = leaf.ndim and leaf.memory_space != like.memory_space
         if elsewhere or entries_of(leaf) != entries_of(like):
@@ -199,7 +246,7 @@ def _batch(
     (table, *leaves), (table_axis, *leaf_axes) = operands, axes
     batch_before = table.shape[0 if table_axis is None or table_axis > 0 else 1]
 
-    if table_axis is None and streams.is_stochastic:
+    if table_axis is None and streams.is_drawn:
         # Each has the random numbers that it would have alone.
         table, table_axis = jnp.broadcast_to(table, (size, *table.shape)), 0
     if table_axis is None:
@@ -225,6 +272,11 @@ def batched_at(to: int, x: jax.Array, axis: int | None, size: int) -> jax.Array:
     if axis is not None:
         return jnp.moveaxis(x, axis, to)
     return jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], size, *x.shape[to:]))
+
+
+def _codes_dtype(stream: str, streams: Streams) -> str | None:
+    """That of a moment which is in codes."""
+    return CODES[stream] if SCALES.get(stream) in streams.operands else None
 
 
 nadam_update_p = define(

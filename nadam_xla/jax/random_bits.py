@@ -16,7 +16,7 @@ _PARITY = 0x1BD11BDA
 _ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 _ROUNDS = 13
 
-DRAW_OF_MOMENTS, DRAW_OF_PARAMS = 0, 1
+DRAW_OF_MOMENTS, DRAW_OF_PARAMS, DRAW_OF_CODES = range(3)
 
 _PLACES = 128  # of pairs, in a block
 _OF_BLOCKS = 4  # what is drawn for blocks, beside what is drawn for the places in them

@@ -1,5 +1,6 @@
 """The optimizer's state."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ from jax.typing import DTypeLike
 
 from nadam_xla.calls import compute_dtype
 from nadam_xla.jax.averages import initial_average
+from nadam_xla.jax.blockwise import Moment
+from nadam_xla.jax.blockwise_state import check_choice, is_blockwise_dtype, zeros_of
 from nadam_xla.jax.checks import PyTree, check_inexact, describe
 from nadam_xla.jax.dtypes import computed_dtype, is_complex
 from nadam_xla.jax.masters import initial_masters
@@ -24,9 +27,11 @@ class NadamState(NamedTuple):
         count: int32 scalar, the number of steps taken.
         mu: the first moments, a tree like the parameters, leaf by leaf of their shapes: float64 for
             float64 parameters, else float32, and complex for complex ones, unless ``mu_dtype`` was
-            given.
+            given. With ``mu_dtype="blockwise8"`` a :class:`Blockwise` stands in the place of each
+            that is in codes.
         nu: the second moments, a tree like the parameters, leaf by leaf of their shapes: float64
-            for float64 and complex128 parameters, else float32, unless ``nu_dtype`` was given.
+            for float64 and complex128 parameters, else float32, unless ``nu_dtype`` was given; in
+            codes likewise.
         momentum_product: float32 scalar (float64 where a parameter is), the product of the momenta
             of all steps taken; None where ``momentum_decay`` is None, for then it is ``b1**count``.
         master: the master weights, a tree like the parameters, leaf by leaf of their shapes, with
@@ -64,9 +69,10 @@ def initial_state(
     Args:
         params: the parameters.
         mu_dtype: of the first moments; None: float64 for float64 parameters, else float32, and the
-            complex dtypes of these for complex ones.
+            complex dtypes of these for complex ones; ``"blockwise8"``: the same, but codes of eight
+            bits where they are worth while.
         nu_dtype: of the second moments; None: float64 for float64 and complex128 parameters, else
-            float32.
+            float32; ``"blockwise8"`` likewise.
         product: whether the state carries the product of the momenta.
         master: the kind of master weights; None: there are none.
         averages: whether the state carries an average of the parameters.
@@ -76,7 +82,11 @@ def initial_state(
             master; or ``mu_dtype`` is real where one is complex.
     """
     check_inexact("params", params)
-    if mu_dtype is not None and not jnp.issubdtype(mu_dtype, jnp.complexfloating):
+    if not (
+        mu_dtype is None
+        or is_blockwise_dtype(mu_dtype)
+        or jnp.issubdtype(mu_dtype, jnp.complexfloating)
+    ):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             if is_complex(leaf):
                 raise TypeError(
@@ -85,15 +95,21 @@ def initial_state(
                 )
     return NadamState(
         count=jnp.zeros([], jnp.int32),
-        mu=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype or computed_dtype(p)), params),
-        nu=jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype=nu_dtype or compute_dtype(str(jnp.result_type(p)))),
-            params,
-        ),
+        mu=_zeros(params, "mu", mu_dtype, computed_dtype),
+        nu=_zeros(params, "nu", nu_dtype, lambda p: compute_dtype(str(jnp.result_type(p)))),
         momentum_product=product_of_momenta(1.0, params) if product else None,
         master=None if master is None else initial_masters(params, master),
         average=initial_average(params) if averages else None,
     )
+
+
+def _zeros(
+    params: PyTree, moment: Moment, dtype: DTypeLike | None, computed: Callable[[Any], Any]
+) -> PyTree:
+    """Moments before the first step; ``computed`` gives the dtype where none was chosen."""
+    if is_blockwise_dtype(dtype):
+        return jax.tree.map(lambda p: zeros_of(p, moment, computed(p)), params)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or computed(p)), params)
 
 
 def product_of_momenta(value: float, leaves: PyTree) -> jax.Array:
@@ -106,6 +122,7 @@ def check_state(
     state: Any,
     *,
     product: bool,
+    mu_dtype: DTypeLike | None = None,
     nu_dtype: DTypeLike | None = None,
     master: Master | None = None,
     averages: bool = False,
@@ -118,7 +135,8 @@ def check_state(
         TypeError: the state is another optimizer's, or its count is not an integer scalar.
         ValueError: it carries a product of the momenta, master weights or averages, and this
             optimizer has none, or vice versa; or its second moments have not the ``nu_dtype`` that
-            was given.
+            was given; or moments are in codes of eight bits that the optimizer does not have so, or
+            vice versa.
     """
     if not isinstance(state, NadamState):
         raise TypeError(f"state is {_describe_other(state)}")
@@ -149,7 +167,9 @@ def check_state(
             f"state.average is {given}, and this optimizer has {chosen} average_decay: the state"
             " was made with another choice"
         )
-    if nu_dtype is not None:
+    check_choice("mu", state.mu, mu_dtype)
+    check_choice("nu", state.nu, nu_dtype)
+    if nu_dtype is not None and not is_blockwise_dtype(nu_dtype):
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.nu):
             if jnp.result_type(leaf) != nu_dtype:
                 raise ValueError(

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from nadam_xla.blockwise import BLOCK, SCALES, scales_shape
 from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax.blockwise import Moment, encoded
 from nadam_xla.jax.random_bits import (
-    DRAW_OF_PARAMS,
+    DRAW_OF_CODES,
     DRAW_OF_MOMENTS,
+    DRAW_OF_PARAMS,
     RandomKey,
     random_bits,
     swapped_bytes,
@@ -87,15 +90,16 @@ def _of_leaf(
 ) -> list[jax.Array]:
     first, *new_states = results
     draws = _draws(row, given, streams, bits_of)
-    states = [
-        _stored(new, dtype, draws.get(name))
-        for name, new, dtype in zip(streams.states, new_states, dtypes[1:], strict=False)
-    ]
-    if not streams.has_params:
-        return [first.astype(dtypes[0]), *states]
+    new = dict(zip(streams.states, new_states, strict=False))
+    states, scales = _stored_moments(row, {"mu": new["mu"], "nu": new["nu"]}, given, draws)
+    if streams.has_average:
+        states.append(_stored(new["average"], given["average"].dtype, None))
+    by_rule = streams.returns_change and change is None
+    if not streams.has_params or by_rule:
+        return [first.astype(dtypes[0]), *states, *scales]
     if change is not None and not streams.has_master and str(given["params"].dtype) not in NARROW:
         # The parameters are what the rule says, and so is their change.
-        return [change.astype(dtypes[0]), *states]
+        return [change.astype(dtypes[0]), *states, *scales]
     params, master = _stored_params(first, given, draws.get("params"))
     if master is not None:
         # A skipped one may be of numbers that somebody has overwritten.
@@ -104,7 +108,26 @@ def _of_leaf(
     if streams.returns_change:
         before = given["params"].astype(dtypes[0])
         params = jnp.where(row.skip != 0, -0.0, params.astype(dtypes[0]) - before)
-    return [params, *states] if master is None else [params, *states, master]
+    return [params, *states, *([] if master is None else [master]), *scales]
+
+
+def _stored_moments(
+    row: Coefficients,
+    moments: Mapping[Moment, jax.Array],
+    given: Mapping[str, jax.Array],
+    draws: Mapping[str, jax.Array],
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The new moments as they are stored, and the scales of those that are in codes."""
+    stored, scales = [], []
+    for name, x in moments.items():
+        if SCALES[name] not in given:
+            stored.append(_stored(x, given[name].dtype, draws.get(name)))
+            continue
+        new = encoded(x.astype(jnp.float32), name, draws[name])
+        # What is skipped would else be rounded once more.
+        stored.append(jnp.where(row.skip != 0, given[name], new.codes))
+        scales.append(jnp.where(row.skip != 0, given[SCALES[name]], new.scales))
+    return stored, scales
 
 
 def _stored(x: jax.Array, dtype: Any, draws: jax.Array | None) -> jax.Array:
@@ -128,16 +151,37 @@ def _draws(
     row: Coefficients, given: Mapping[str, jax.Array], streams: Streams, bits_of: _BitsOf
 ) -> dict[str, jax.Array]:
     """The random numbers of what is rounded by them, by its stream."""
-    if not streams.is_stochastic:
+    if not streams.is_drawn:
         return {}
     draws: dict[str, jax.Array] = {}
     narrow = {name for name, x in given.items() if str(x.dtype) in NARROW}
+    if not streams.is_stochastic:
+        narrow = set()
+    if streams.has_scales:
+        bits = _bits_of_codes(row, given["grads"])
+        draws.update(mu=bits, nu=swapped_bytes(bits))
     if narrow & {"mu", "nu"}:
         bits = bits_of(row, given["grads"], DRAW_OF_MOMENTS)
-        draws.update(mu=bits, nu=swapped_bytes(bits))
+        of_moments = {"mu": bits, "nu": swapped_bytes(bits)}
+        draws.update({name: of_moments[name] for name in narrow & {"mu", "nu"}})
     if "params" in narrow:
         draws["params"] = bits_of(row, given["grads"], DRAW_OF_PARAMS)
     return draws
+
+
+def _bits_of_codes(row: Coefficients, like: jax.Array) -> jax.Array:
+    """The same for moments in codes: of each element's place in its block, and of its block."""
+
+    def bits(*words: jax.Array) -> jax.Array:
+        key, blocks = RandomKey(*words), scales_shape(like.shape[batched:])
+        drawn_bits = random_bits(key, prod(blocks) * BLOCK, DRAW_OF_CODES)
+        in_rows = drawn_bits.reshape(*blocks[:-1], blocks[-1] * BLOCK)
+        return in_rows[..., : like.shape[-1]]
+
+    batched = int(jnp.ndim(row.seed_low) > 0)
+    if not batched:
+        return bits(*_key_of(row))
+    return jax.vmap(bits)(*(jnp.asarray(word).reshape(-1) for word in _key_of(row)))
 
 
 def _bits_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:

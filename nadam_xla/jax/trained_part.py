@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from nadam_xla.jax.blockwise import as_numbers
 from nadam_xla.jax.checks import PyTree
 
 
@@ -17,7 +18,7 @@ def trained_part(params: PyTree, state: Any) -> PyTree:
     They come back as they are where nothing is to be left out, and where the two do not fit, which
     is for the checks to explain.
     """
-    mu = getattr(state, "mu", None)
+    mu = as_numbers(getattr(state, "mu", None))
     structure: Any = jax.tree.structure(params)
     if mu is None or structure == jax.tree.structure(mu):
         return params

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from nadam_xla.blockwise import SCALES
 from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import lowering
 from nadam_xla.jax.averages import check_average
+from nadam_xla.jax.blockwise import Blockwise, as_numbers, check_blockwise, is_blockwise
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, unsharded
@@ -53,9 +55,11 @@ def nadam_update(
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype, or
             complex where the first moments are.
         mu: the first moments, a pytree of the same structure and shapes, of any floating dtype, or
-            complex where the parameters are.
+            complex where the parameters are. In the place of a leaf there may be a
+            :class:`Blockwise`: the moment in codes of eight bits. They are
+            rounded by the random numbers of the coefficients' key, whatever ``rounding`` is.
         nu: the second moments, a pytree of the same structure and shapes, of any floating dtype;
-            real and not negative.
+            real and not negative. There may be codes as in ``mu``.
         average: None, or an average of the parameters, a pytree of the same structure and shapes,
             of any floating dtype, or complex where the parameters are. It takes the new parameters
             as they are computed, with the weights that the coefficients give, and is always rounded
@@ -77,18 +81,22 @@ def nadam_update(
 
     Raises:
         ValueError: the trees differ in structure or shapes, or in the memory that holds a leaf; or
-            the coefficients have a wrong shape.
+            the coefficients have a wrong shape; or scales do not fit their codes.
         TypeError: a leaf is not of a floating or complex dtype, or complex where it must be real;
             or the trees shard it over explicit axes of the mesh in ways that contradict each other;
-            or a master is not one of its parameter.
+            or a master is not one of its parameter; or codes are of another dtype, or those of a
+            leaf that is computed in float64 or complex.
 
     Each message names the leaf by its path.
     """
     if returns not in ("params", "change"):
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
     check_rounding(rounding)
-    check_alike({"params": params, "grads": grads, "mu": mu, "nu": nu})
-    check_complex(mu, nu, {"params": params, "grads": grads})
+    moments = {"mu": as_numbers(mu), "nu": as_numbers(nu)}
+    check_alike({"params": params, "grads": grads, **moments})
+    check_complex(moments["mu"], moments["nu"], {"params": params, "grads": grads})
+    check_blockwise("mu", mu, params)
+    check_blockwise("nu", nu, params)
     if average is not None:
         check_average("average", average, params)
     if master is not None:
@@ -131,13 +139,13 @@ def update_trees(
     treedef: Any = jax.tree.structure(grads)
     trees = {"params": params, "grads": grads, "mu": mu, "nu": nu, "average": average}
     given = {
-        name: [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        name: jax.tree.leaves(tree, is_leaf=is_blockwise)
         for name, tree in trees.items()
         if tree is not None
     }
     masters = [None] * treedef.num_leaves if master is None else treedef.flatten_up_to(master)
     leaves = [
-        _Leaf({name: group[i] for name, group in given.items()}, masters[i])
+        _leaf({name: group[i] for name, group in given.items()}, masters[i])
         for i in range(treedef.num_leaves)
     ]
     results: list[dict[str, Any]] = [{}] * len(leaves)
@@ -154,10 +162,12 @@ def update_trees(
         operands = [leaves[i].array(name) for name in streams.operands for i in indices]
         updated = (reference if kind.is_complex else bind)(table, *operands, streams=streams)
         for place, i in enumerate(indices):
-            first, *states = updated[place :: len(indices)]
+            new = dict(zip(streams.overwritten, updated[place :: len(indices)], strict=True))
+            first = new[streams.overwritten[0]]
             # Which does not heed the dtypes of those that are weak.
             first = first if streams.has_params else first.astype(leaves[i].dtype)
-            results[i] = {"first": first, **dict(zip(streams.states, states, strict=True))}
+            states = {name: _moment(new, name) for name in SCALES}
+            results[i] = {"first": first, **new, **states}
 
     def tree_of(name: str) -> PyTree:
         return treedef.unflatten([of_leaf.get(name) for of_leaf in results])
@@ -192,17 +202,41 @@ def update_leaves(
 
 
 class _Leaf(NamedTuple):
+    """A leaf's arrays by their streams, those of its codes and scales among them."""
+
     given: Mapping[str, jax.Array]
     master: jax.Array | None
 
     def array(self, stream: str) -> Any:
         return self.master if stream == "master" else self.given[stream]
 
+    def has_scales(self, moment: str) -> bool:
+        return SCALES[moment] in self.given
+
     @property
     def dtype(self) -> Any:
         """That of the leaf's change, and of its parameter where it is there."""
         params = self.given.get("params")
-        return jnp.result_type(*self.given.values()) if params is None else params.dtype
+        if params is not None:
+            return params.dtype
+        in_codes = [name for name in SCALES if self.has_scales(name)]
+        # The scales stand for the codes, which are float32 too.
+        return jnp.result_type(*(x for name, x in self.given.items() if name not in in_codes))
+
+
+def _leaf(given: Mapping[str, Any], master: jax.Array | None) -> _Leaf:
+    arrays: dict[str, Any] = {}
+    for name, x in given.items():
+        if is_blockwise(x):
+            arrays |= {name: x.codes, SCALES[name]: x.scales}
+        else:
+            arrays[name] = x
+    return _Leaf({name: jnp.asarray(x) for name, x in arrays.items()}, master)
+
+
+def _moment(new: Mapping[str, jax.Array], name: str) -> jax.Array | Blockwise:
+    scales = new.get(SCALES[name])
+    return new[name] if scales is None else Blockwise(new[name], scales)
 
 
 class _Kind(NamedTuple):
@@ -211,7 +245,7 @@ class _Kind(NamedTuple):
     dtype: str  # that they are computed in
     streams: Streams
     is_complex: bool
-    axes: tuple[str, ...]  # over which they vary in ``shard_map``, where rounding is stochastic
+    axes: tuple[str, ...]  # over which they vary in ``shard_map``, where numbers are drawn
 
 
 def _kinds(leaves: Sequence[_Leaf], plain: Streams, rounding: Rounding) -> dict[_Kind, list[int]]:
@@ -227,11 +261,17 @@ def _kinds(leaves: Sequence[_Leaf], plain: Streams, rounding: Rounding) -> dict[
         stored = [x for name, x in leaf.given.items() if name in ROUNDED]
         is_stochastic = rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored)
         varying = (varying_axes(jax.typeof(x)) for x in leaf.given.values())
+        streams = plain._replace(
+            has_master=leaf.master is not None,
+            is_stochastic=is_stochastic,
+            has_mu_scales=leaf.has_scales("mu"),
+            has_nu_scales=leaf.has_scales("nu"),
+        )
         kind = _Kind(
             dtype=compute_dtype(str(leaf.dtype)),
-            streams=plain._replace(has_master=leaf.master is not None, is_stochastic=is_stochastic),
+            streams=streams,
             is_complex=any(map(is_complex, leaf.given.values())),
-            axes=tuple(sorted(frozenset().union(*varying))) if is_stochastic else (),
+            axes=tuple(sorted(frozenset().union(*varying))) if streams.is_drawn else (),
         )
         kinds.setdefault(kind, []).append(i)
     return kinds

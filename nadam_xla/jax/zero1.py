@@ -11,7 +11,9 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from nadam_xla.jax.specs import Entry, axes_in, spec
+from nadam_xla.blockwise import BLOCK
+from nadam_xla.jax.blockwise import Blockwise, is_blockwise
+from nadam_xla.jax.specs import Entry, axes_in, scales_entries, spec
 
 PyTree: TypeAlias = Any
 
@@ -36,6 +38,9 @@ def zero1_shardings(
     nowhere (a scalar, an odd bias) stays as its parameter is, and so does one that it shards
     already. All else in the state, such as the count of steps, is replicated.
 
+    Codes of eight bits are sharded likewise, along their last dimension only where each part is of
+    whole blocks, and their scales with them.
+
     Args:
         tx: any optax transformation, of this package or not.
         params: the parameters, or ``jax.ShapeDtypeStruct`` for them. Those with a ``NamedSharding``
@@ -57,13 +62,21 @@ def zero1_shardings(
         lambda path, p: _sharding_on(mesh, p, f"params{jax.tree_util.keystr(path)}"), params
     )
 
-    def sharded(moment: Any, param: Any, layout: NamedSharding) -> Any:
-        if isinstance(moment, optax.MaskedNode):
-            return moment
+    def entries_of(moment: Any, param: Any, layout: NamedSharding, unit: int = 1) -> list[Entry]:
         entries: list[Entry] = [None] * len(moment.shape)
         if moment.shape == param.shape:
             entries[: len(layout.spec)] = layout.spec
-        return NamedSharding(mesh, spec(*_with_axes(moment.shape, entries, mesh, axes)))
+        return _with_axes(moment.shape, entries, mesh, axes, unit)
+
+    def sharded(moment: Any, param: Any, layout: NamedSharding) -> Any:
+        if isinstance(moment, optax.MaskedNode):
+            return moment
+        if not is_blockwise(moment):
+            return NamedSharding(mesh, spec(*entries_of(moment, param, layout)))
+        entries = entries_of(moment.codes, param, layout, BLOCK)
+        of_scales = scales_entries(moment.codes.shape, entries, mesh)
+        layouts: list[Any] = [NamedSharding(mesh, spec(*each)) for each in (entries, of_scales)]
+        return Blockwise(*layouts)
 
     return optax.tree_utils.tree_map_params(
         tx,
@@ -72,7 +85,7 @@ def zero1_shardings(
         params,
         layouts,
         transform_non_params=lambda _: NamedSharding(mesh, spec()),
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode) or is_blockwise(node),
     )
 
 
@@ -89,9 +102,12 @@ def _sharding_on(mesh: Mesh, param: Any, name: str) -> NamedSharding:
 
 
 def _with_axes(
-    shape: tuple[int, ...], entries: list[Entry], mesh: Mesh, axes: tuple[str, ...]
+    shape: tuple[int, ...], entries: list[Entry], mesh: Mesh, axes: tuple[str, ...], unit: int
 ) -> list[Entry]:
-    """The entries with the axes added to one of them, or as they are where none will do."""
+    """The entries with the axes added to one of them, or as they are where none will do.
+
+    Parts of the last dimension must be multiples of ``unit``.
+    """
     if not set(axes).isdisjoint(name for entry in entries for name in axes_in(entry)):
         return entries
     parts = prod(mesh.shape[name] for name in axes)
@@ -99,7 +115,7 @@ def _with_axes(
     for d in unsharded_first:
         there = axes_in(entries[d])
         size = shape[d] // prod(mesh.shape[name] for name in there)
-        if size and size % parts == 0:
+        if size and size % (parts * (unit if d == len(shape) - 1 else 1)) == 0:
             together = (*there, *axes)
             entry = together if len(together) > 1 else together[0]
             return [*entries[:d], entry, *entries[d + 1 :]]

@@ -7,6 +7,7 @@ from typing import Any
 from keras.backend import standardize_dtype
 
 from nadam_xla.storage import (
+    BLOCKWISE,
     MASTER_DTYPES,
     STORED,
     Master,
@@ -64,6 +65,11 @@ def _checked_dtype(name: str, dtype: Any) -> str | None:
         standardized: str = standardize_dtype(dtype)
     except ValueError:
         standardized = ""
+    if dtype == BLOCKWISE:
+        raise ValueError(
+            f"{name} is {dtype!r}; moments in codes of eight bits are those of nadam_xla.jax.nadam:"
+            " a variable of Keras's has one array, and these are two"
+        )
     if standardized not in STORED:
         raise ValueError(f"{name} is {dtype!r}; it must be None or one of {', '.join(STORED)}")
     return standardized

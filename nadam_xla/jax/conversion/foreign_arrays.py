@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nadam_xla.calls import compute_dtype
-from nadam_xla.jax.checks import describe
+from nadam_xla.jax.blockwise import Moment, as_numbers
+from nadam_xla.jax.blockwise_state import moments_like
+from nadam_xla.jax.checks import PyTree, check_alike, describe
 from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.state import NadamState
 
@@ -38,6 +40,32 @@ def moment_to(value: Any) -> np.ndarray:
     array = np.asarray(value)
     _check_real(array)
     return array.astype(compute_dtype(str(array.dtype)))
+
+
+def state_like(state: NadamState, like: NadamState | None) -> NadamState:
+    """The state, its moments stored as those of another are; None: as they are.
+
+    Raises:
+        TypeError: the other is not a ``NadamState``.
+        ValueError: the moments of the two differ in structure or shape.
+    """
+    if like is None:
+        return state
+    if not isinstance(like, NadamState):
+        raise TypeError(f"like is {describe(like)}; it must be a NadamState")
+    return state._replace(mu=stored_like(state, like, "mu"), nu=stored_like(state, like, "nu"))
+
+
+def stored_like(state: Any, like: Any, moment: Moment) -> PyTree:
+    """One of the moments of a state, stored as that of another state is.
+
+    Raises:
+        ValueError: they differ in structure or shape.
+    """
+    tree, like_tree = getattr(state, moment), getattr(like, moment)
+    numbers = {f"like.{moment}": as_numbers(like_tree), f"state.{moment}": as_numbers(tree)}
+    check_alike(numbers)
+    return moments_like(tree, like_tree, moment)
 
 
 def _check_real(moment: Any) -> None:

@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nadam_xla.jax.blockwise_state import decoded_moments
 from nadam_xla.jax.checks import PyTree, describe
-from nadam_xla.jax.conversion.foreign_arrays import carried_product, moment_from, moment_to
+from nadam_xla.jax.conversion.foreign_arrays import (
+    carried_product,
+    moment_from,
+    moment_to,
+    state_like,
+)
 from nadam_xla.jax.state import NadamState, product_of_momenta
 
 # What Keras 3 keeps: the number of steps; the learning rate, unless a schedule computes it; the
@@ -16,7 +22,10 @@ from nadam_xla.jax.state import NadamState, product_of_momenta
 
 
 def state_from_keras(
-    store: Mapping[str, Any], arrange: Callable[[list[Any]], PyTree] = list
+    store: Mapping[str, Any],
+    arrange: Callable[[list[Any]], PyTree] = list,
+    *,
+    like: NadamState | None = None,
 ) -> NadamState:
     """Our state for a run that ``keras.optimizers.Nadam`` (stock or ours) began.
 
@@ -28,9 +37,13 @@ def state_from_keras(
             of a ``.weights.h5`` file: the arrays under ``"0"``, ``"1"``, ...
         arrange: takes a list with an array for each trainable variable, in the order of
             ``model.trainable_variables``, and returns a pytree like the parameters.
+        like: the state of ours, as ``tx.init(params)`` or ``jax.eval_shape(tx.init, params)`` give
+            it: the moments are stored as its are, the nearest numbers to those given; None: as
+            above.
 
     Raises:
-        ValueError: the variables are not those of a Nadam. It knows those alone: what ``use_ema``
+        ValueError: the moments differ from those of ``like`` in structure or shape; or the
+            variables are not those of a Nadam. It knows those alone: what ``use_ema``
             and ``gradient_accumulation_steps`` add must be left out.
     """
     expected = [str(i) for i in range(len(store))]
@@ -44,12 +57,13 @@ def state_from_keras(
         moments = moments[1:]
     _check_layout(iterations, moments, product)
     nu = arrange([moment_from(x) for x in moments[1::2]])
-    return NadamState(
+    state = NadamState(
         count=jnp.asarray(iterations, jnp.int32),
         mu=arrange([moment_from(x) for x in moments[::2]]),
         nu=nu,
         momentum_product=product_of_momenta(float(product), nu),
     )
+    return state_like(state, like)
 
 
 def state_to_keras(
@@ -78,7 +92,8 @@ def state_to_keras(
     """
     product = np.asarray(carried_product(state), np.float32)
     rate = [] if learning_rate is None else [np.asarray(learning_rate, np.float32)]
-    pairs = zip(arrange(state.mu), arrange(state.nu), strict=True)
+    mu, nu = decoded_moments(state.mu), decoded_moments(state.nu)
+    pairs = zip(arrange(mu), arrange(nu), strict=True)
     moments = [moment_to(moment) for pair in pairs for moment in pair]
     variables = [np.asarray(state.count), *rate, *moments, product]
     return {str(i): variable for i, variable in enumerate(variables)}

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey, keystr
 
-from nadam_xla.jax.checks import PyTree, check_alike, check_structure, describe
-from nadam_xla.jax.conversion.foreign_arrays import check_has_only_moments
-from nadam_xla.jax.dtypes import cast
+from nadam_xla.jax.checks import PyTree, check_structure, describe
+from nadam_xla.jax.conversion.foreign_arrays import check_has_only_moments, stored_like
 from nadam_xla.jax.state import NadamState
 
 
@@ -26,7 +25,7 @@ def state_from_optax(optax_state: PyTree, like: PyTree) -> PyTree:
 
     Returns:
         A state with the structure and dtypes of ``like``. Moments whose dtype does not change share
-        their memory with those given.
+        their memory with those given. Those that are codes of eight bits there are the nearest.
 
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
@@ -57,7 +56,8 @@ def state_to_optax(state: PyTree, like: PyTree) -> PyTree:
             Its structure and dtypes count, not its values.
 
     Returns:
-        A state with the structure and dtypes of ``like``.
+        A state with the structure and dtypes of ``like``, of codes of eight bits the numbers that
+        they stand for.
 
     Raises:
         ValueError: the two do not stand in the same wrappers, or differ in a moment's structure or
@@ -146,10 +146,4 @@ def _adam_in(theirs: PyTree) -> Any:
 
 def _cast_like(given: Any, like: Any) -> tuple[PyTree, PyTree]:
     """The first and second moments in the dtypes of those that they must be like."""
-    moments = []
-    for name in ("mu", "nu"):
-        tree, like_tree = getattr(given, name), getattr(like, name)
-        check_alike({f"like.{name}": like_tree, f"state.{name}": tree})
-        # Optax's second moments of complex parameters are complex, without an imaginary part.
-        moments.append(jax.tree.map(lambda x, y: cast(jnp.asarray(x), y.dtype), tree, like_tree))
-    return moments[0], moments[1]
+    return stored_like(given, like, "mu"), stored_like(given, like, "nu")

@@ -7,15 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nadam_xla.jax.blockwise_state import decoded_moments
 from nadam_xla.jax.checks import PyTree
-from nadam_xla.jax.conversion.foreign_arrays import carried_product, moment_from, moment_to
+from nadam_xla.jax.conversion.foreign_arrays import (
+    carried_product,
+    moment_from,
+    moment_to,
+    state_like,
+)
 from nadam_xla.jax.state import NadamState, product_of_momenta
 
 _NAMES = ("step", "exp_avg", "exp_avg_sq", "mu_product")
 
 
 def state_from_torch(
-    state_dict: Mapping[str, Any], arrange: Callable[[list[Any]], PyTree] = list
+    state_dict: Mapping[str, Any],
+    arrange: Callable[[list[Any]], PyTree] = list,
+    *,
+    like: NadamState | None = None,
 ) -> NadamState:
     """Our state for a run that ``torch.optim.NAdam`` began.
 
@@ -29,10 +38,14 @@ def state_from_torch(
         arrange: takes a list with an array for each parameter, in the order in which PyTorch's
             optimizer got them, and returns a pytree like the parameters: the very function that
             makes the parameters of the model's tensors, with its transpositions, if it has some.
+        like: the state of ours, as ``tx.init(params)`` or ``jax.eval_shape(tx.init, params)`` give
+            it: the moments are stored as its are, the nearest numbers to those given; None: as
+            above.
 
     Raises:
         ValueError: it is not the state of a NAdam, lacks that of a parameter, or has parameters
-            that have made different numbers of steps.
+            that have made different numbers of steps; or the moments differ from those of ``like``
+            in structure or shape.
     """
     groups = state_dict["param_groups"]
     indices = [index for group in groups for index in group["params"]]
@@ -48,12 +61,13 @@ def state_from_torch(
                 )
     mu = arrange([moment_from(entry["exp_avg"]) for entry in entries])
     nu = arrange([moment_from(entry["exp_avg_sq"]) for entry in entries])
-    return NadamState(
+    state = NadamState(
         count=jnp.asarray(int(entries[0]["step"]), jnp.int32),
         mu=mu,
         nu=nu,
         momentum_product=product_of_momenta(float(entries[0]["mu_product"]), nu),
     )
+    return state_like(state, like)
 
 
 def state_to_torch(
@@ -84,7 +98,9 @@ def state_to_torch(
     """
     product = np.asarray(carried_product(state), np.float32)
     steps = np.asarray(state.count, np.float32)
-    moments = zip(arrange(state.mu), arrange(state.nu), strict=True)
+    moments = zip(
+        arrange(decoded_moments(state.mu)), arrange(decoded_moments(state.nu)), strict=True
+    )
     return {
         index: {
             "step": tensor(steps),

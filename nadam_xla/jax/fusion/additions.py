@@ -59,7 +59,10 @@ def addition_to(block: Block, change: Atom) -> Addition | None:
 
 def addition_of(block: Block, update: JaxprEqn, leaf: int) -> Addition | str:
     """The addition that this leaf's update can take in, or in words why it can take none."""
-    if update.params["streams"] not in _CHANGES_BY_THE_RULE:
+    streams: Streams = update.params["streams"]
+    if streams.has_scales:
+        return "it keeps moments in codes of eight bits, and only apply does that in one pass"
+    if streams not in _CHANGES_BY_THE_RULE:
         return (
             "it has master weights or rounds stochastically, and only apply does that in one pass"
         )

@@ -1,0 +1,228 @@
+"""Moments in codes of eight bits on a mesh: scales lie with their codes, and blocks stay whole."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import compiled as program
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nadam_xla.coefficients import Coefficients, with_random_key
+from nadam_xla.jax import nadam_update
+from nadam_xla.jax.blockwise import Blockwise, quantized
+
+BF16 = jnp.dtype(jnp.bfloat16)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh, the shape of a leaf, and the specs of its parameters and of its moments."""
+
+    axes: dict[str, int]
+    shape: tuple[int, ...]
+    params: P
+    moments: P
+
+    @property
+    def mesh(self) -> Any:
+        types = (AxisType.Auto,) * len(self.axes)
+        return jax.make_mesh(tuple(self.axes.values()), tuple(self.axes), axis_types=types)
+
+    def shardings(self) -> tuple[NamedSharding, NamedSharding]:
+        return NamedSharding(self.mesh, self.params), NamedSharding(self.mesh, self.moments)
+
+
+ONE, TWO = {"data": 8}, {"data": 4, "model": 2}
+WITHOUT_COLLECTIVES = {
+    "replicated": Layout(ONE, (16, 512), P(), P()),
+    "rows": Layout(ONE, (16, 512), P("data"), P("data")),
+    "ragged rows": Layout(ONE, (16, 300), P("data"), P("data")),
+    "columns": Layout(ONE, (4, 4096), P(None, "data"), P(None, "data")),
+    "both": Layout(TWO, (16, 1024), P("data", "model"), P("data", "model")),
+    "one axis": Layout(ONE, (8192,), P("data"), P("data")),
+}
+WITHOUT_COLLECTIVES["two axes together"] = Layout(
+    TWO, (4, 4096), P(None, ("data", "model")), P(None, ("data", "model"))
+)
+ZERO1 = Layout(ONE, (16, 512), P(), P("data"))
+# A device would hold a part of a block; the axis is gathered, and the results are right.
+GATHERED = {
+    "half blocks": Layout(ONE, (16, 1024), P(None, "data"), P(None, "data")),
+    "rows that end inside": Layout(TWO, (8, 600), P(None, "model"), P(None)),
+    "both axes, half blocks": Layout(TWO, (16, 768), P("data", "model"), P("data")),
+}
+
+
+def row(shard: int = 0) -> Coefficients:
+    """Powers of two, so that no contraction rounds otherwise."""
+    coefficients = Coefficients(1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 1.0)
+    return with_random_key(coefficients, seed=7, step=3, leaf=0.0)._replace(shard=float(shard))
+
+
+def numbers(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def arrays(shape: tuple[int, ...]) -> tuple[Any, ...]:
+    params, grads = (numbers(i, shape).astype(BF16) for i in (0, 1))
+    mu, nu = quantized(numbers(2, shape), "mu"), quantized(jnp.square(numbers(3, shape)), "nu")
+    return params, grads, mu, nu
+
+
+def step(*leaf: Any) -> Any:
+    return nadam_update(row(), *leaf)
+
+
+class Compiled:
+    """A step on a layout's mesh, and its results."""
+
+    def __init__(self, layout: Layout, *, gathers_scales: bool = False) -> None:
+        params, moments = layout.shardings()
+        scales = NamedSharding(layout.mesh, P(*layout.moments[:-1])) if gathers_scales else moments
+        of_moment = Blockwise(moments, scales)
+        given = arrays(layout.shape)
+        shardings = (params, moments, of_moment, of_moment)
+        placed = jax.tree.map(jax.device_put, given, shardings)
+        outs = (params, of_moment, of_moment)
+        stepped = jax.jit(step, donate_argnums=(0, 2, 3), out_shardings=outs)
+        self.text = stepped.lower(*placed).compile().as_text()
+        self.results = stepped(*placed)
+
+
+def local(x: jax.Array, index: Any, shape: tuple[int, ...]) -> jax.Array:
+    """The part that belongs to that of codes of this shape."""
+    if x.shape == shape:
+        return x[index]
+    *leading, last = index
+    start, stop, _ = last.indices(shape[-1])
+    return x[(*leading, slice(start // 256, -(-stop // 256)))]
+
+
+def expected_shards(layout: Layout, mesh_axes: tuple[str, ...]) -> list[tuple[Any, Any]]:
+    """For each shard, its place and what the update of it alone would be."""
+    given, mesh = arrays(layout.shape), layout.mesh
+    places = NamedSharding(mesh, layout.moments).devices_indices_map(layout.shape)
+    found = []
+    for device, index in places.items():
+        where = dict(zip(mesh.axis_names, np.argwhere(mesh.devices == device)[0], strict=True))
+        number = 0
+        for axis in mesh_axes:
+            number = number * mesh.shape[axis] + int(where[axis])
+        leaf = jax.tree.map(lambda x, index=index: local(x, index, layout.shape), given)
+        found.append((index, nadam_update(row(shard=number), *leaf)))
+    return found
+
+
+@pytest.mark.parametrize("name", WITHOUT_COLLECTIVES)
+class TestWithoutCollectives:
+    def test_nothing_is_sent_or_copied_and_all_is_in_place(self, name: str) -> None:
+        text = Compiled(WITHOUT_COLLECTIVES[name]).text
+        assert not program.collectives(text)
+        assert program.copied_bytes(text) == 0
+        assert program.aliased_results(text) == set(range(5))
+        assert text.count(program.CALL) == 1
+
+    def test_each_shard_is_what_it_would_be_alone(self, name: str) -> None:
+        layout = WITHOUT_COLLECTIVES[name]
+        axes = tuple(
+            axis
+            for entry in layout.moments
+            if entry is not None
+            for axis in ((entry,) if isinstance(entry, str) else entry)
+        )
+        results = Compiled(layout).results
+        for index, expected in expected_shards(layout, axes):
+            found = jax.tree.map(lambda x, index=index: local(x, index, layout.shape), results)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_zero1_gathers_the_parameters_alone() -> None:
+    compiled = Compiled(ZERO1)
+    collectives = program.collectives(compiled.text)
+    assert set(collectives) == {"all-gather"}
+    assert collectives["all-gather"][1] <= 4 * 16 * 512
+    for index, expected in expected_shards(ZERO1, ("data",)):
+        found = jax.tree.map(lambda x, index=index: local(x, index, (16, 512)), compiled.results)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("name", GATHERED)
+def test_half_blocks_are_gathered_and_right(name: str) -> None:
+    layout = GATHERED[name]
+    results = Compiled(layout, gathers_scales=True).results
+    axes = ("data",) if layout.moments[0] == "data" else ()
+    rows = Layout(layout.axes, layout.shape, P(*layout.moments[:1]), P(*layout.moments[:1]))
+    for index, expected in expected_shards(rows, axes):
+        found = jax.tree.map(lambda x, index=index: local(x, index, layout.shape), results)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_shard_map() -> None:
+    """There a device knows what it holds by the axes over which types vary."""
+    layout = WITHOUT_COLLECTIVES["rows"]
+    cut = P("data")
+    of_moment = Blockwise(cut, cut)
+    mapped = jax.shard_map(
+        step,
+        mesh=layout.mesh,
+        in_specs=(cut, cut, of_moment, of_moment),
+        out_specs=(cut, of_moment, of_moment),
+    )
+    results = jax.jit(mapped)(*arrays(layout.shape))
+    for index, expected in expected_shards(layout, ("data",)):
+        found = jax.tree.map(lambda x, index=index: local(x, index, layout.shape), results)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_population_on_a_mesh_is_its_members() -> None:
+    mesh = WITHOUT_COLLECTIVES["rows"].mesh
+
+    def of_seed(seed: jax.Array, *leaf: Any) -> Any:
+        return nadam_update(with_random_key(row(), seed=seed, step=1, leaf=0.0), *leaf)
+
+    members = jax.tree.map(
+        lambda x: jnp.stack([jnp.roll(x, i) for i in range(8)]), arrays((8, 512))
+    )
+    cut = NamedSharding(mesh, P("data"))
+    seeds = jnp.arange(8)
+    found = jax.jit(jax.vmap(of_seed))(*jax.device_put((seeds, *members), cut))
+    for i in range(8):
+        alone = jax.jit(of_seed)(seeds[i], *jax.tree.map(lambda x, i=i: x[i], members))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), found, alone)
+
+
+class TestExplicitAxes:
+    """Where a mesh axis is part of an array's type."""
+
+    @pytest.mark.parametrize(
+        ("shape", "spec"),
+        [((16, 512), P("data")), ((4, 4096), P(None, "data")), ((16, 300), P("data"))],
+        ids=str,
+    )
+    def test_results_are_sharded_as_they_were(self, shape: tuple[int, ...], spec: P) -> None:
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+        cut = NamedSharding(mesh, spec)
+        leaf = jax.tree.map(lambda x: jax.device_put(x, cut), arrays(shape))
+        with jax.set_mesh(mesh):
+            results = jax.jit(step)(*leaf)
+        for x in jax.tree.leaves(results):
+            assert jax.typeof(x).sharding.spec == P(*spec, *[None] * (x.ndim - len(spec)))
+        layout = Layout(ONE, shape, spec, spec)
+        for index, expected in expected_shards(layout, ("data",)):
+            found = jax.tree.map(lambda x, index=index: local(np.asarray(x), index, shape), results)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    def test_half_blocks_are_gathered(self) -> None:
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+        cut, rows = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P())
+        of_moment = Blockwise(cut, rows)
+        given = arrays((4, 1024))
+        leaf = jax.tree.map(jax.device_put, given, (cut, cut, of_moment, of_moment))
+        with jax.set_mesh(mesh):
+            results = jax.jit(step)(*leaf)
+        jax.tree.map(np.testing.assert_array_equal, results, jax.jit(step)(*given))
+        assert jax.typeof(results[1].codes).sharding.spec == P(None, "data")
