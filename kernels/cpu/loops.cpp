@@ -5,8 +5,8 @@
 // built for AVX-512 would then run on a machine without it.
 #include "kernels/cpu/loops.h"
 
-#include "kernels/cpu/sum_squares_loop.h"
 #include "kernels/cpu/blockwise_loop.h"
+#include "kernels/cpu/sum_squares_loop.h"
 #include "kernels/cpu/update_stretch.h"
 
 namespace nadam_xla::cpu {
