@@ -618,7 +618,14 @@ def test_within_a_loss_scale_optimizer(choice: dict[str, Any]) -> None:
     scaled, weights = losses(lambda o: keras.optimizers.LossScaleOptimizer(o, initial_scale=8.0))
     plain, expected = losses(lambda o: o)
     assert scaled == plain
-    assert_same_bits(weights, expected)
+    if choice.get("rounding") != "stochastic":
+        return assert_same_bits(weights, expected)
+    # The two programs may have the last bit of a coefficient otherwise, and then the random numbers
+    # decide otherwise once in some thousand times.
+    found, of_plain = (np.concatenate([x.ravel() for x in y]) for y in (weights, expected))
+    assert np.mean(found != of_plain) < 0.02
+    np.testing.assert_allclose(found.astype("f"), of_plain.astype("f"), rtol=2.0**-5)
+    return None
 
 
 @only_where_fused
