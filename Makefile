@@ -70,7 +70,7 @@ test-diagnosis: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; every float32 number in each storage; Keras's training curves for each argument;
+# user installs it; float32 numbers in each storage; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; and the wheels, each installed.
 # What is installed is so one after the other: builds share a folder.
@@ -107,7 +107,8 @@ test-curves-%: $(VENV)/.with-test
 test-keras-own-%: $(VENV)/.with-test
 	KERAS_BACKEND=$* $(BIN)/python tests/keras_own/run.py
 
-# Of all 2^32 float32 numbers, what each instruction set stores and reads. Some minutes.
+# Of float32 numbers, all positive ones among them, what each instruction set stores and reads. Some
+# minutes.
 test-every-float32: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/every_float32
 

@@ -1,4 +1,4 @@
-"""Every float32 through every encoder and decoder of the update.
+"""Every positive float32, and some negative ones, through every encoder and decoder of the update.
 
 ``python sweep.py check 0 2`` compares each stored number of the first of two parts with an
 independent rule; with ``digest`` it only computes them. Either prints a digest of all bits, so that
@@ -233,8 +233,14 @@ def numbers(arrays: Mapping[str, jax.Array]) -> Arrays:
 
 
 def starts(part: int, parts: int) -> Iterator[int]:
-    """The first number of each chunk of one of the parts, as bits."""
-    yield from range(part * CHUNK, 2**32, parts * CHUNK)
+    """The first number of each chunk of one of the parts, as bits.
+
+    A chunk is an exponent. All positive ones are there, and one in eight of the negative ones: the
+    sign is a bit that goes from one to the other as it is.
+    """
+    positive = range(0, 2**31, CHUNK)
+    negative = range(2**31, 2**32, 8 * CHUNK)
+    yield from [*positive, *negative][part::parts]
 
 
 def run(part: int, parts: int, *, checks: bool) -> np.uint64:
