@@ -149,3 +149,8 @@ def _explicit_mesh(arrays: Sequence[jax.Array]) -> Any:
             place: Any = sharding if isinstance(x, jax.core.Tracer) else x.sharding
             return place.mesh
     return None
+
+
+def has_explicit_axes(leaf: Any) -> bool:
+    """Whether an abstract array is on a mesh of which an axis is explicit."""
+    return jax.sharding.AxisType.Explicit in (leaf.sharding.mesh.axis_types or ())

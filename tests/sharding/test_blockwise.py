@@ -195,6 +195,16 @@ def test_a_population_on_a_mesh_is_its_members() -> None:
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), found, alone)
 
 
+@pytest.mark.skipif(jax.__version_info__ >= (0, 9), reason="only JAX 0.8 does not compile it")
+def test_explicit_axes_are_refused_where_jax_is_too_old() -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    cut = NamedSharding(mesh, P("data"))
+    leaf = jax.tree.map(lambda x: jax.device_put(x, cut), arrays((16, 512)))
+    with jax.set_mesh(mesh), pytest.raises(TypeError, match="codes of eight bits on explicit axes"):
+        jax.jit(step)(*leaf)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 9), reason="refused by name")
 class TestExplicitAxes:
     """Where a mesh axis is part of an array's type."""
 
