@@ -59,7 +59,8 @@ def _stays_outside(value: Any) -> bool:
     """
     block = mlir.ir.InsertionPoint.current.block
     owner = value.owner
-    if block == (owner if isinstance(value, mlir.ir.BlockArgument) else owner.operation.block):
+    # JAX 0.8 does not always tell by its type that a value is an argument.
+    if block == (owner if isinstance(owner, mlir.ir.Block) else owner.operation.block):
         return False
     branches = (list(region.blocks) for region in block.owner.regions)
     finished = (list(blocks[0].operations) for blocks in branches if blocks and blocks[0] != block)
