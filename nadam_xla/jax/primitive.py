@@ -203,10 +203,10 @@ def _abstract_eval(coefficients: Any, *leaves: Any, streams: Streams) -> list[An
         )
     if streams.has_average and not streams.has_params:
         raise TypeError("nadam_update got averages without the parameters that they are of")
-    if streams.has_scales and jax.__version_info__ < (0, 9) and has_explicit_axes(leaves[0]):
+    if streams.has_scales and has_explicit_axes(leaves[0]):
         raise TypeError(
             f"nadam_update got {leaves[0].str_short()} with moments in codes of eight bits on"
-            f" explicit axes of a mesh, which JAX {jax.__version__} does not compile; JAX 0.9 does"
+            " explicit axes of a mesh, which not every JAX compiles; make the axes AxisType.Auto"
         )
     for i, leaf in enumerate(leaves):
         like, stream = leaves[i % n], streams.operands[i // n]

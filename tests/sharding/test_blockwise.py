@@ -195,44 +195,9 @@ def test_a_population_on_a_mesh_is_its_members() -> None:
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), found, alone)
 
 
-@pytest.mark.skipif(jax.__version_info__ >= (0, 9), reason="only JAX 0.8 does not compile it")
-def test_explicit_axes_are_refused_where_jax_is_too_old() -> None:
+def test_explicit_axes_are_refused() -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     cut = NamedSharding(mesh, P("data"))
     leaf = jax.tree.map(lambda x: jax.device_put(x, cut), arrays((16, 512)))
     with jax.set_mesh(mesh), pytest.raises(TypeError, match="codes of eight bits on explicit axes"):
         jax.jit(step)(*leaf)
-
-
-@pytest.mark.skipif(jax.__version_info__ < (0, 9), reason="refused by name")
-class TestExplicitAxes:
-    """Where a mesh axis is part of an array's type."""
-
-    @pytest.mark.parametrize(
-        ("shape", "spec"),
-        [((16, 512), P("data")), ((4, 4096), P(None, "data")), ((16, 300), P("data"))],
-        ids=str,
-    )
-    def test_results_are_sharded_as_they_were(self, shape: tuple[int, ...], spec: P) -> None:
-        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-        cut = NamedSharding(mesh, spec)
-        leaf = jax.tree.map(lambda x: jax.device_put(x, cut), arrays(shape))
-        with jax.set_mesh(mesh):
-            results = jax.jit(step)(*leaf)
-        for x in jax.tree.leaves(results):
-            assert jax.typeof(x).sharding.spec == P(*spec, *[None] * (x.ndim - len(spec)))
-        layout = Layout(ONE, shape, spec, spec)
-        for index, expected in expected_shards(layout, ("data",)):
-            found = jax.tree.map(lambda x, index=index: local(np.asarray(x), index, shape), results)
-            jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-    def test_half_blocks_are_gathered(self) -> None:
-        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-        cut, rows = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P())
-        of_moment = Blockwise(cut, rows)
-        given = arrays((4, 1024))
-        leaf = jax.tree.map(jax.device_put, given, (cut, cut, of_moment, of_moment))
-        with jax.set_mesh(mesh):
-            results = jax.jit(step)(*leaf)
-        jax.tree.map(np.testing.assert_array_equal, results, jax.jit(step)(*given))
-        assert jax.typeof(results[1].codes).sharding.spec == P(None, "data")

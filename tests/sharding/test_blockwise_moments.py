@@ -16,8 +16,7 @@ TX = nadamw(1e-2, mu_dtype="blockwise8", nu_dtype="blockwise8")
 SHAPES = {"rows": (16, 512), "columns": (3, 4096), "neither": (5, 1000), "bias": (64,)}
 
 
-# Explicit axes need JAX 0.9.
-KINDS = [AxisType.Auto, *([AxisType.Explicit] if jax.__version_info__ >= (0, 9) else [])]
+KINDS = [AxisType.Auto]
 
 
 def mesh(kind: AxisType = AxisType.Auto) -> Any:
