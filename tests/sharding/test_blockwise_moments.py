@@ -16,11 +16,8 @@ TX = nadamw(1e-2, mu_dtype="blockwise8", nu_dtype="blockwise8")
 SHAPES = {"rows": (16, 512), "columns": (3, 4096), "neither": (5, 1000), "bias": (64,)}
 
 
-KINDS = [AxisType.Auto]
-
-
-def mesh(kind: AxisType = AxisType.Auto) -> Any:
-    return jax.make_mesh((8,), ("data",), axis_types=(kind,))
+def mesh() -> Any:
+    return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def arrays(seed: int, shapes: Any = SHAPES) -> dict[str, jax.Array]:
@@ -68,10 +65,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_state_is_made_and_updated_where_its_parameters_are(name: str, kind: AxisType) -> None:
-    on = mesh(kind)
+def test_a_state_is_made_and_updated_where_its_parameters_are(name: str) -> None:
+    on = mesh()
     params = jax.device_put(arrays(0, {"a": (16, 4096)}), NamedSharding(on, LAYOUTS[name]))
     grads = jax.device_put(arrays(1, {"a": (16, 4096)}), NamedSharding(on, LAYOUTS[name]))
     with jax.set_mesh(on):
@@ -93,9 +89,8 @@ def test_a_state_is_made_and_updated_where_its_parameters_are(name: str, kind: A
     np.testing.assert_allclose(new["a"], alone["a"], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_last_axis_that_is_cut_inside_blocks_is_updated_right(kind: AxisType) -> None:
-    on, tx = mesh(kind), nadam(1e-2, mu_dtype="blockwise8", nu_dtype="blockwise8")
+def test_a_last_axis_that_is_cut_inside_blocks_is_updated_right() -> None:
+    on, tx = mesh(), nadam(1e-2, mu_dtype="blockwise8", nu_dtype="blockwise8")
     params = jax.device_put(arrays(0, {"a": (16, 512)}), NamedSharding(on, P(None, "data")))
     with jax.set_mesh(on):
         new, state = jax.jit(tx.apply)(params, tx.init(params), params)
