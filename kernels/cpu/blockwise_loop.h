@@ -179,13 +179,11 @@ class Blocks {
       const StepDraws draws = drawn_.of_step_anywhere(mixture, first);
       StepNumbers<float, kAveraging> numbers;
       if (left >= kStep) {
-        const Step whole{mixture, s_.leaf, first};
-        update_step<kReturns, Terms::kDecayAndClamp>(s_.row, whole, factors_, draws, numbers);
+        update_one(Step{mixture, s_.leaf, first}, draws, numbers);
       } else {
         const Leaf end = part_of(s_.leaf, first, left);
         const LastStep last(end);
-        const Step whole{mixture, last.whole(), 0};
-        update_step<kReturns, Terms::kDecayAndClamp>(s_.row, whole, factors_, draws, numbers);
+        update_one(Step{mixture, last.whole(), 0}, draws, numbers);
         last.copy_back(s_.streams);
       }
       // What stands behind the end says nothing: it may be NaN where a coefficient is.
@@ -194,6 +192,11 @@ class Blocks {
       }
       moments.keep(mixture, numbers, step);
     }
+  }
+
+  void update_one(const Step& step, const StepDraws& draws,
+                  StepNumbers<float, kAveraging>& numbers) const {
+    update_step<kReturns, Terms::kDecayAndClamp>(s_.row, step, factors_, draws, numbers);
   }
 
   NADAM_XLA_INLINE void set_factors(const Mixture& mixture, const Block& block) {
@@ -249,15 +252,12 @@ KnownBlocks known_blocks(const Mixture& mixture) {
 }
 
 KnownBlocks known_blocks(const Row<float>& row, const Mixture& mixture) {
-  switch (terms_of(row)) {
-    case Terms::kDecayAndClamp:
-      return nullptr;
-    case Terms::kNone:
-      if (is_plain(row)) return known_blocks<Terms::kPlain>(mixture);
-      [[fallthrough]];
-    default:
-      return known_blocks<Terms::kDecay>(mixture);
+  if constexpr (kHasKnownLoops) {
+    const Terms terms = terms_of(row);
+    if (terms == Terms::kNone && is_plain(row)) return known_blocks<Terms::kPlain>(mixture);
+    if (terms != Terms::kDecayAndClamp) return known_blocks<Terms::kDecay>(mixture);
   }
+  return nullptr;
 }
 
 template <Averaging kAveraging>
@@ -275,8 +275,8 @@ void update_blocks(const BlockwiseStretch& stretch) {
   if (s.streams.has(Stream::kAverage)) {
     return update_any_blocks<Averaging::kOn>(stretch, mixture);
   }
-  const KnownBlocks known = known_blocks(s.row, mixture);
-  return known != nullptr ? known(stretch) : update_any_blocks<Averaging::kOff>(stretch, mixture);
+  if (const KnownBlocks loop = known_blocks(s.row, mixture); loop != nullptr) return loop(stretch);
+  update_any_blocks<Averaging::kOff>(stretch, mixture);
 }
 
 // Blocks that follow one another are elements that do, whatever rows they are of.

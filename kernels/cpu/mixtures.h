@@ -79,6 +79,14 @@ Mixture mixture_of(const UpdateStretch<T>& s, const bool is_change_of_stored) {
 
 // Those that have a loop of their own, which docs/storage.md has in its table. Where the storages
 // are known only as the loop runs, a third more time goes into finding the decoders and encoders.
+// Processors with AVX2 have been made since 2013: what is for older ones has no such loops, which
+// would be most of its code.
+#ifdef NADAM_XLA_GENERAL_LOOPS
+constexpr bool kHasKnownLoops = false;
+#else
+constexpr bool kHasKnownLoops = true;
+#endif
+
 constexpr Storage kWide = Storage::kF32, kHalf = Storage::kBF16;
 
 constexpr Mixture kNarrowMu{kWide, kWide, kHalf, kWide, kWide, false, false};

@@ -226,16 +226,24 @@ KnownLoop known_loop(const Mixture& mixture) {
                        kFloat16Drawn, kRemainder, kRemainderDrawn, kCorrectionDrawn>(mixture);
 }
 
-template <Returns kReturns, Terms kTerms, Averaging kAveraging, typename T>
+KnownLoop known_loop(const Row<float>& row, const Mixture& mixture) {
+  if constexpr (kHasKnownLoops) {
+    const Terms terms = terms_of(row);
+    if (terms == Terms::kNone && is_plain(row)) return known_loop<Terms::kPlain>(mixture);
+    if (terms != Terms::kDecayAndClamp) return known_loop<Terms::kDecay>(mixture);
+  }
+  return nullptr;
+}
+
+// The loop of the mixture where it has one, or else that of all mixtures, which computes every
+// term.
+template <Returns kReturns, Averaging kAveraging, typename T>
 void run_mixture(const UpdateStretch<T>& s, const Mixture& mixture) {
   if constexpr (sizeof(T) == sizeof(float) && kReturns == Returns::kParams &&
-                kAveraging == Averaging::kOff && kTerms != Terms::kDecayAndClamp) {
-    const bool plain = kTerms == Terms::kNone && is_plain(s.row);
-    const KnownLoop loop =
-        plain ? known_loop<Terms::kPlain>(mixture) : known_loop<Terms::kDecay>(mixture);
-    if (loop != nullptr) return loop(s);
+                kAveraging == Averaging::kOff) {
+    if (const KnownLoop loop = known_loop(s.row, mixture); loop != nullptr) return loop(s);
   }
-  run_steps<kReturns, kTerms, kAveraging>(s, mixture);
+  run_steps<kReturns, Terms::kDecayAndClamp, kAveraging>(s, mixture);
 }
 
 // The memory of one step, for the end of a stretch that has no whole step left.
@@ -266,31 +274,18 @@ class LastStep {
 };
 
 template <Returns kReturns, Averaging kAveraging, typename T>
-void run_terms(const UpdateStretch<T>& s, const Mixture& mixture) {
-  switch (terms_of(s.row)) {
-    case Terms::kPlain:
-    case Terms::kNone:
-      return run_mixture<kReturns, Terms::kNone, kAveraging>(s, mixture);
-    case Terms::kDecay:
-      return run_mixture<kReturns, Terms::kDecay, kAveraging>(s, mixture);
-    case Terms::kDecayAndClamp:
-      return run_mixture<kReturns, Terms::kDecayAndClamp, kAveraging>(s, mixture);
-  }
-}
-
-template <Returns kReturns, Averaging kAveraging, typename T>
 void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored) {
   const Mixture mixture = mixture_of(s, is_change_of_stored);
   const std::int64_t rest = s.leaf.length % kStep, whole = s.leaf.length - rest;
   UpdateStretch<T> part = s;
   part.leaf.length = whole;
-  run_terms<kReturns, kAveraging>(part, mixture);
+  run_mixture<kReturns, kAveraging>(part, mixture);
   if (rest == 0) return;
   const Leaf end = part_of(s.leaf, whole, rest);
   const LastStep last(end);
   part.leaf = last.whole();
   part.first = s.first + whole;
-  run_terms<kReturns, kAveraging>(part, mixture);
+  run_mixture<kReturns, kAveraging>(part, mixture);
   last.copy_back(s.streams);
 }
 
