@@ -36,6 +36,14 @@ demo: $(VENV)/.with-demo
 # Two suites at a time: most of what a test does, tracing and compiling, is the work of one core.
 SIDE_BY_SIDE := --no-print-directory --jobs=2 --output-sync=target
 
+# Most of what a test of JAX does is to compile a program that it runs once or twice. XLA does that in
+# half the time with its older code generator, little optimization, and one part for each program. The
+# programs that it generates code for are the same ones. On the newest JAX they compile as a user's do.
+QUICKLY_COMPILED := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 \
+    --xla_cpu_parallel_codegen_split_count=1
+
+test-jax test-keras-jax test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
+
 test: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch \
 	    test-diagnosis
@@ -70,7 +78,7 @@ test-diagnosis: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; float32 numbers in each storage; Keras's training curves for each argument;
+# user installs it; every float32 in each storage; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; and the wheels, each installed.
 # What is installed is so one after the other: builds share a folder.
@@ -107,8 +115,7 @@ test-curves-%: $(VENV)/.with-test
 test-keras-own-%: $(VENV)/.with-test
 	KERAS_BACKEND=$* $(BIN)/python tests/keras_own/run.py
 
-# Of float32 numbers, all positive ones among them, what each instruction set stores and reads. Some
-# minutes.
+# What each instruction set stores and reads of every float32. Some minutes.
 test-every-float32: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/every_float32
 

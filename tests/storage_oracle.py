@@ -3,6 +3,8 @@
 It shares no code with the package. Rounding to the nearest is ml_dtypes' and numpy's own.
 """
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 
@@ -76,7 +78,12 @@ def _by_magnitude(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return bits & 0x7FFFFFFF, (bits >> 16 & 0x8000).astype(np.uint16)
 
 
-def stochastic(x: np.ndarray, dtype: np.dtype, draw: np.ndarray) -> np.ndarray:
+def stochastic(
+    x: np.ndarray,
+    dtype: np.dtype,
+    draw: np.ndarray,
+    nearest: Callable[[np.ndarray, np.dtype], np.ndarray] = nearest,
+) -> np.ndarray:
     """The neighbour of a float32 that is nearer to zero, or the other one where the draw says so.
 
     It is the other one as often as 2**16 draws allow. Where that would be infinity, it is the
@@ -100,7 +107,8 @@ def stochastic(x: np.ndarray, dtype: np.dtype, draw: np.ndarray) -> np.ndarray:
     rounded = inner + ((fraction + draw) >> 16)
     keeps = ~is_beyond & (rounded <= largest)
     stored = (sign | rounded.astype(np.uint16)).view(dtype)
-    return np.where(keeps, stored.view(np.uint16), nearest(x, dtype).view(np.uint16)).view(dtype)
+    stored[~keeps] = nearest(x[~keeps], dtype)
+    return stored
 
 
 def to_24_bits(x: np.ndarray, draw: np.ndarray | None = None) -> np.ndarray:

@@ -1,21 +1,25 @@
-"""Every positive float32, and some negative ones, through every encoder and decoder of the update.
+"""Every float32 through every encoder and decoder of the update.
 
 ``python sweep.py check 0 2`` compares each stored number of the first of two parts with an
 independent rule; with ``digest`` it only computes them. Either prints a digest of all bits, so that
 of several instruction sets one is checked, and the others need but print the same.
+
+The rule is computed for positive numbers. It stores a negative number as the positive one, with the
+other sign: what is stored of negative ones is compared with that, and a part of it with the rule.
 
 Calls whose coefficients make them an identity hand each number from an array of float32 to the
 encoder, and from the decoder to an array of float32.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import storage_oracle as stored
+import torch
 from update_call import (
     MU_IS_GRADIENT,
     MU_IS_PARAM,
@@ -27,10 +31,42 @@ from update_call import (
 import nadam_xla.jax  # noqa: F401 - registers the handler
 from nadam_xla import _native
 
-CHUNK = 2**23  # of a call
+CHUNK = 2**19  # of a call
 BLOCK = 2**16  # of what is compared at a time, in the cache
+SIGN = 2**31
 BF16, F16 = stored.BFLOAT16, stored.FLOAT16
 Arrays = Mapping[str, Any]
+
+
+class Call(NamedTuple):
+    """A call that stores numbers as parameters, and the names of what it stores."""
+
+    name: str
+    dtype: np.dtype
+    name_of_master: str | None = None
+    master: str | None = None
+    of: type = np.float32
+    stochastic: bool = False
+
+
+CALLS = (
+    Call("bfloat16", BF16),
+    Call("float16", F16),
+    Call("bfloat16 of float64", BF16, of=np.float64),
+    Call("float16 of float64", F16, of=np.float64),
+    Call("bfloat16 beside its master", BF16, "master of a bfloat16", "f4"),
+    Call("float16 beside its master", F16, "master of a float16", "f4"),
+    Call("bfloat16 before its remainder", BF16, "remainder", "u2"),
+    Call("bfloat16 before its correction", BF16, "correction", "u1"),
+    Call("drawn bfloat16", BF16, stochastic=True),
+    Call("drawn float16", F16, stochastic=True),
+    Call("bfloat16 before its drawn correction", BF16, "drawn correction", "u1", stochastic=True),
+)
+
+
+def nearest(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """As PyTorch rounds, for numpy takes 100 ns for a number beyond the range of float16."""
+    return torch.from_numpy(x).half().numpy() if dtype == F16 else stored.nearest(x, dtype)
 
 
 class Rules:
@@ -38,19 +74,18 @@ class Rules:
 
     def __init__(self) -> None:
         # The calls of all chunks have one key, so its draws are drawn once.
-        self._draws = {
-            (leaf, draw): stored.draws(CHUNK, draw, leaf=leaf)
-            for leaf in (0, 1)
-            for draw in (stored.OF_STATES, stored.OF_PARAMS)
-        }
+        of_states, of_params = (
+            stored.draws(CHUNK, draw) for draw in (stored.OF_STATES, stored.OF_PARAMS)
+        )
+        self._of_states, self._of_params = of_states, of_params
 
     def of_numbers(self, x: np.ndarray, place: slice) -> Arrays:
         """Of float32 numbers that stand there in their chunk."""
-        draws = {of: draw[place] for of, draw in self._draws.items()}
+        of_states, of_params = self._of_states[place], self._of_params[place]
         correction = stored.split(stored.to_24_bits(x), 8)
-        drawn = stored.split(stored.to_24_bits(x, draws[0, stored.OF_PARAMS]), 8)
+        drawn = stored.split(stored.to_24_bits(x, of_params), 8)
         remainder = stored.split(x, 16)
-        bfloat16, float16 = stored.nearest(x, BF16), stored.nearest(x, F16)
+        bfloat16, float16 = nearest(x, BF16), nearest(x, F16)
         return {
             "bfloat16": bfloat16,
             "float16": float16,
@@ -64,10 +99,10 @@ class Rules:
             "remainder": remainder[1],
             "bfloat16 before its correction": correction[0],
             "correction": correction[1],
-            "drawn bfloat16": stored.stochastic(x, BF16, draws[0, stored.OF_PARAMS]),
-            "drawn float16": stored.stochastic(x, F16, draws[1, stored.OF_PARAMS]),
-            "drawn bfloat16 of a state": stored.stochastic(x, BF16, draws[0, stored.OF_STATES]),
-            "drawn float16 of a state": stored.stochastic(x, F16, draws[1, stored.OF_STATES]),
+            "drawn bfloat16": stored.stochastic(x, BF16, of_params, nearest),
+            "drawn float16": stored.stochastic(x, F16, of_params, nearest),
+            "drawn bfloat16 of a state": stored.stochastic(x, BF16, of_states, nearest),
+            "drawn float16 of a state": stored.stochastic(x, F16, of_states, nearest),
             "bfloat16 before its drawn correction": drawn[0],
             "drawn correction": drawn[1],
         }
@@ -93,47 +128,27 @@ class Rules:
 def stored_numbers(start: jax.Array) -> dict[str, jax.Array]:
     """What the kernel stores of a chunk of float32 numbers, the first of these bits."""
     x = jax.lax.bitcast_convert_type(_bits_from(start), jnp.float32)
-    zero, nothing = jnp.zeros(CHUNK, jnp.float32), jnp.zeros(CHUNK, jnp.bfloat16)
-    from_mu = {"grads": nothing, "mu": x, "nu": nothing}
-    table, keyed = PARAM_IS_MU[None, None], with_key(np.tile(PARAM_IS_MU, (1, 2, 1)))
-    both = [{"params": zero.astype(dtype), **from_mu} for dtype in (BF16, F16)]
-    nearest = traced_update(table, both)
-    wide = traced_update(table.astype(np.float64), both)
-    drawn = traced_update(keyed, both, stochastic=True)
-    states = traced_update(
-        with_key(np.tile(MU_IS_GRADIENT, (1, 2, 1))),
-        [
-            {"params": nothing, "grads": x, "mu": zero.astype(dtype), "nu": nothing}
-            for dtype in (BF16, F16)
-        ],
-        stochastic=True,
-    )
-    masters = [
-        {"params": zero.astype(dtype), "master": zero.astype(master), **from_mu}
-        for dtype, master in ((BF16, "f4"), (F16, "f4"), (BF16, "u2"), (BF16, "u1"))
-    ]
-    of_bfloat16, of_float16, remainder, correction = traced_update(table, masters)
-    (drawn_correction,) = traced_update(keyed[:, :1], masters[3:], stochastic=True)
-    return {
-        "bfloat16": nearest[0]["params"],
-        "float16": nearest[1]["params"],
-        "bfloat16 of float64": wide[0]["params"],
-        "float16 of float64": wide[1]["params"],
-        "bfloat16 beside its master": of_bfloat16["params"],
-        "float16 beside its master": of_float16["params"],
-        "master of a bfloat16": of_bfloat16["master"],
-        "master of a float16": of_float16["master"],
-        "bfloat16 before its remainder": remainder["params"],
-        "remainder": remainder["master"],
-        "bfloat16 before its correction": correction["params"],
-        "correction": correction["master"],
-        "drawn bfloat16": drawn[0]["params"],
-        "drawn float16": drawn[1]["params"],
-        "drawn bfloat16 of a state": states[0]["mu"],
-        "drawn float16 of a state": states[1]["mu"],
-        "bfloat16 before its drawn correction": drawn_correction["params"],
-        "drawn correction": drawn_correction["master"],
-    }
+    nothing = jnp.zeros(CHUNK, BF16)
+    states = {"mu": x, "nu": nothing}  # each call overwrites those of the one before
+    found = {}
+    for call in CALLS:
+        table = PARAM_IS_MU[None, None].astype(call.of)
+        leaf = {"params": jnp.zeros(CHUNK, call.dtype), "grads": nothing, **states}
+        if call.master:
+            leaf["master"] = jnp.zeros(CHUNK, call.master)
+        if call.stochastic:
+            table = with_key(table)
+        (results,) = traced_update(table, [leaf], stochastic=call.stochastic)
+        states = {name: results[name] for name in states}
+        found[call.name] = results["params"]
+        if call.name_of_master:
+            found[call.name_of_master] = results["master"]
+    for dtype in (BF16, F16):
+        leaf = {"params": nothing, "grads": x, "mu": jnp.zeros(CHUNK, dtype), "nu": nothing}
+        table = with_key(MU_IS_GRADIENT[None, None])
+        (results,) = traced_update(table, [leaf], stochastic=True)
+        found[f"drawn {dtype} of a state"] = results["mu"]
+    return found
 
 
 @jax.jit
@@ -200,27 +215,46 @@ def compare(found: Arrays, expected: Arrays, first: int) -> None:
                 )
 
 
-def check_chunk(rules: Rules, start: int, stored_there: Arrays, joined_there: Arrays) -> None:
-    """Compares a chunk with the rules, a block at a time."""
+def check_chunk(
+    rules: Rules, start: int, positive: Sequence[Arrays], negative: Sequence[Arrays]
+) -> None:
+    """Compares a chunk of positive numbers and that of the negative ones, a block at a time."""
     for begin in range(0, CHUNK, BLOCK):
-        place, first = slice(begin, begin + BLOCK), start + begin
-        bits = np.arange(first, first + BLOCK, dtype=np.int64).astype(np.uint32)
-        for found, expected in (
-            (stored_there, rules.of_numbers(flushed(bits), place)),
-            (joined_there, rules.of_pairs(bits)),
-        ):
-            compare({name: x[place] for name, x in found.items()}, expected, first)
+        place = slice(begin, begin + BLOCK)
+        check_block(rules, start + begin, place, positive)
+        if begin == start % (CHUNK // BLOCK) * BLOCK:
+            check_block(rules, start + SIGN + begin, place, negative)
+        for of_positive, of_negative in zip(positive, negative, strict=True):
+            expected = {name: with_other_sign(x[place]) for name, x in of_positive.items()}
+            found = {name: x[place] for name, x in of_negative.items()}
+            compare(found, expected, start + SIGN + begin)
+
+
+def check_block(rules: Rules, first: int, place: slice, results: Sequence[Arrays]) -> None:
+    """Compares a block with the rules."""
+    bits = np.arange(first, first + BLOCK, dtype=np.int64).astype(np.uint32)
+    expected = (rules.of_numbers(flushed(bits), place), rules.of_pairs(bits))
+    for found, expected_there in zip(results, expected, strict=True):
+        compare({name: x[place] for name, x in found.items()}, expected_there, first)
+
+
+def with_other_sign(x: np.ndarray) -> np.ndarray:
+    """The negative numbers; of what stands beside a parameter, what it was."""
+    if x.dtype.kind == "u":
+        return x
+    bits = np.dtype(f"u{x.dtype.itemsize}")
+    return (x.view(bits) ^ bits.type(1 << 8 * bits.itemsize - 1)).view(x.dtype)
 
 
 class Digest:
     """A number that tells arrays apart by their bits and the order of these."""
 
     def __init__(self) -> None:
-        self._weights = 2 * np.arange(CHUNK, dtype=np.uint64) + 1
+        self._weights = 2 * np.arange(2**23, dtype=np.uint64) + 1
         self.number = np.uint64(0)
 
     def add(self, x: np.ndarray) -> None:
-        """Adds an array of no more than 8 bytes for each number of a chunk."""
+        """Adds an array of at most 64 MiB."""
         words = np.ascontiguousarray(x).view(np.uint64)
         with np.errstate(over="ignore"):
             number = self.number * np.uint64(0x9E3779B97F4A7C15)
@@ -232,29 +266,28 @@ def numbers(arrays: Mapping[str, jax.Array]) -> Arrays:
     return {name: np.asarray(x) for name, x in arrays.items()}
 
 
-def starts(part: int, parts: int) -> Iterator[int]:
-    """The first number of each chunk of one of the parts, as bits.
-
-    A chunk is an exponent. All positive ones are there, and one in eight of the negative ones: the
-    sign is a bit that goes from one to the other as it is.
-    """
-    positive = range(0, 2**31, CHUNK)
-    negative = range(2**31, 2**32, 8 * CHUNK)
-    yield from [*positive, *negative][part::parts]
+def starts(part: int, parts: int) -> range:
+    """The first positive number of each chunk of one of the parts, as bits."""
+    return range(0, SIGN, CHUNK)[part::parts]
 
 
 def run(part: int, parts: int, *, checks: bool) -> np.uint64:
     """The digest of all that the kernel stores and reads of one of the parts."""
     jax.config.update("jax_enable_x64", True)
+    torch.set_num_threads(1)
     digest, rules, read = Digest(), Rules() if checks else None, numbers(read_numbers())
     if rules:
         compare(read, rules.of_stored(), 0)
     for start in starts(part, parts):
-        results = [numbers(f(np.uint32(start))) for f in (stored_numbers, joined_pairs)]
+        positive, negative = (
+            [numbers(f(np.uint32(first))) for f in (stored_numbers, joined_pairs)]
+            for first in (start, start + SIGN)
+        )
         if rules:
-            check_chunk(rules, start, *results)
-        for x in (*results[0].values(), *results[1].values()):
-            digest.add(x)
+            check_chunk(rules, start, positive, negative)
+        for results in (*positive, *negative):
+            for x in results.values():
+                digest.add(x)
     for x in read.values():
         digest.add(x)
     return digest.number

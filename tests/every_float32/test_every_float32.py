@@ -1,4 +1,4 @@
-"""Float32 numbers, all positive ones among them, through every encoder and decoder."""
+"""Every float32 through every encoder and decoder."""
 
 import os
 from contextlib import ExitStack
