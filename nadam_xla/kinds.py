@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from nadam_xla.blockwise import CODES
 from nadam_xla.calls import compute_dtype
 from nadam_xla.storage import NARROW
 from nadam_xla.streams import Streams
@@ -27,7 +28,8 @@ def by_kind(
     """The leaves, by their numbers, of each kind.
 
     Args:
-        dtypes: of each leaf, its name, for each of ``ROUNDED``.
+        dtypes: of each leaf, its name, for each of ``ROUNDED``. Moments of the dtype of codes are
+            codes, and have scales.
         has_master: of each leaf.
         rounding: as :data:`nadam_xla.storage.Rounding` has it. Of what is not narrow, it is
             nearest.
@@ -40,6 +42,8 @@ def by_kind(
             has_master=has_master[i],
             is_stochastic=rounding == "stochastic" and is_narrow,
             has_average=has_average is not None and has_average[i],
+            has_mu_scales=dtypes["mu"][i] == CODES["mu"],
+            has_nu_scales=dtypes["nu"][i] == CODES["nu"],
         )
         kinds.setdefault(Kind(compute_dtype(dtype), streams), []).append(i)
     return kinds

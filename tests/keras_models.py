@@ -30,13 +30,13 @@ def dense() -> keras.Model:
     )
 
 
-def embedding() -> keras.Model:
+def embedding(width: int = 6) -> keras.Model:
     """An embedding of four words, a projection, and one vector for them all."""
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
             keras.Input((BATCH // 2,)),
-            layers.Embedding(WORDS, 6, name="words"),
+            layers.Embedding(WORDS, width, name="words"),
             layers.EinsumDense("abc,cd->abd", (BATCH // 2, 5), name="projection"),
             layers.Flatten(),
             layers.Dense(3, name="b"),

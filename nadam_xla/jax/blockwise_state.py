@@ -11,7 +11,7 @@ from nadam_xla.blockwise import CODES, is_quantized, scales_shape
 from nadam_xla.jax.blockwise import Blockwise, Moment, dequantized, is_blockwise, quantized
 from nadam_xla.jax.checks import PyTree, describe
 from nadam_xla.jax.dtypes import cast
-from nadam_xla.jax.specs import scales_entries, spec
+from nadam_xla.jax.specs import scales_sharding
 from nadam_xla.storage import BLOCKWISE
 
 
@@ -106,9 +106,7 @@ def _zero_scales(param: Any) -> jax.Array:
     sharding = getattr(param, "sharding", None)
     if isinstance(param, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
         return scales
-    entries = scales_entries(param.shape, sharding.spec, sharding.mesh)
-    layout = NamedSharding(sharding.mesh, spec(*entries), memory_kind=sharding.memory_kind)
-    placed: jax.Array = jax.device_put(scales, layout)
+    placed: jax.Array = jax.device_put(scales, scales_sharding(param.shape, sharding))
     return placed
 
 

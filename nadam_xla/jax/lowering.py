@@ -8,6 +8,7 @@ import numpy as np
 from jax.interpreters import mlir
 
 from nadam_xla import targets
+from nadam_xla.blockwise import SERVED_ON
 from nadam_xla.calls import in_order_of_birth
 from nadam_xla.jax.availability import has_kernel, platform_of_calls
 from nadam_xla.jax.donation import overwritable
@@ -29,7 +30,7 @@ from nadam_xla.jax.primitive import (
 )
 from nadam_xla.jax.registration import register_handlers
 from nadam_xla.jax.table_columns import columns_of, constant_of
-from nadam_xla.platforms import CUDA, NAMES
+from nadam_xla.platforms import NAMES
 from nadam_xla.streams import Streams, of_leaves
 
 
@@ -91,7 +92,7 @@ def _attributes(streams: Streams, first_row: int) -> dict[str, Any]:
 
 def _serves(platform: str, streams: Streams) -> bool:
     """Whether the kernels for this platform have all that such a call asks for."""
-    return platform != CUDA or not streams.has_scales
+    return platform in SERVED_ON or not streams.has_scales
 
 
 def _by_platform(*operands: jax.Array, streams: Streams) -> Any:

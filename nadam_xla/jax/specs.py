@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from nadam_xla.blockwise import BLOCK
 
@@ -42,3 +42,15 @@ def scales_entries(shape: Sequence[int], entries: Iterable[Entry], mesh: Any) ->
     of_codes = [*entries, *[None] * len(shape)][: len(shape)]
     parts = prod(mesh.shape[axis] for axis in axes_in(of_codes[-1]))
     return of_codes if shape[-1] % (parts * BLOCK) == 0 else [*of_codes[:-1], None]
+
+
+def scales_sharding(shape: Sequence[int], of_codes: NamedSharding) -> NamedSharding:
+    """That of the scales of a moment in codes, for that of its codes.
+
+    Args:
+        shape: of the codes.
+        of_codes: their sharding.
+    """
+    mesh = of_codes.mesh
+    entries = scales_entries(shape, of_codes.spec, mesh)
+    return NamedSharding(mesh, spec(*entries), memory_kind=of_codes.memory_kind)

@@ -57,7 +57,7 @@ def decay(decays: Sequence[bool], given: StepHyperparameters, dtype: str) -> Any
 def with_random_key(
     row: Coefficients, leaves: Sequence[int], given: StepHyperparameters
 ) -> Coefficients:
-    """The row with the key by which these leaves are rounded stochastically.
+    """The row with the key of the random numbers by which these leaves are rounded.
 
     Args:
         row: of the step.

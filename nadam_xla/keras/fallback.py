@@ -11,8 +11,9 @@ from nadam_xla.keras import backend_step
 from nadam_xla.keras.hooks import overridden
 from nadam_xla.keras.optimizer_state import master_of
 from nadam_xla.keras.reason import Reason
+from nadam_xla.keras.scales import moment_in_codes
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters, hyperparameters_of
-from nadam_xla.storage import NARROW
+from nadam_xla.storage import BLOCKWISE, NARROW
 
 
 def fused_hyperparameters(
@@ -51,7 +52,8 @@ def warn_once(reason: Reason) -> None:
 def why_not_parents(optimizer: Any, variables: Sequence[Any]) -> str | None:
     """Why the parent's own update must not take these variables; None where it may.
 
-    It would leave master weights behind, or round otherwise than was chosen.
+    It would leave master weights behind, take codes for numbers, or round otherwise than was
+    chosen.
     """
     for variable in variables:
         name = getattr(variable, "path", variable.name)
@@ -59,6 +61,12 @@ def why_not_parents(optimizer: Any, variables: Sequence[Any]) -> str | None:
             return (
                 f"{optimizer.name} has master={optimizer.master!r}, and the variable {name} a"
                 " master, which the fused update alone keeps up with"
+            )
+        moment = moment_in_codes(optimizer, variable)
+        if moment is not None:
+            return (
+                f"{optimizer.name} has {moment}_dtype={BLOCKWISE!r}, and the variable {name} a"
+                f" {moment} in codes of eight bits, which the fused update alone knows"
             )
         if optimizer.rounding == "stochastic" and _is_rounded(optimizer, variable):
             return (

@@ -8,7 +8,7 @@ from keras import ops
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.keras import convention
 from nadam_xla.keras.gradient_factors import accumulated, chosen, factors_of
-from nadam_xla.keras.optimizer_state import LeafFacts, State
+from nadam_xla.keras.optimizer_state import STREAMS, LeafFacts, State
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.kinds import Kind
 
@@ -56,7 +56,7 @@ def fused_step(
         )
         if streams.has_average:
             row = convention.with_average(row, given, dtype)
-        if streams.is_stochastic:
+        if streams.is_drawn:
             row = convention.with_random_key(row, [facts.numbers[i] for i in indices], given)
         own = {name: [leaves[name][i] for i in indices] for name in streams.operands}
         updated = update.update_leaves(row, kind, own)
@@ -66,11 +66,7 @@ def fused_step(
     if given.is_update_step is not None:
         product = ops.where(given.is_update_step, product, state.u_product)
     return State(
-        params=new["params"],
-        momentums=new["mu"],
-        velocities=new["nu"],
-        averages=new["average"],
-        masters=new["master"],
+        **{name: new[stream] for name, stream in STREAMS.items()},
         accumulated_gradients=new_sums,
         u_product=product,
     )

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import keras
+from jax.sharding import NamedSharding
 from keras import ops
 
 from nadam_xla.jax import sum_squares, update_path
+from nadam_xla.jax.specs import scales_sharding
 from nadam_xla.jax.update import update_leaves
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.leaf_checks import check_leaves
@@ -41,6 +43,17 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None
     if len(indices) < len(trainable_variables):
         return Reason(f"{optimizer.name} was given a variable twice in one step")
     return None
+
+
+def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
+    """The layout of the scales of a moment in codes.
+
+    Args:
+        shape: of the codes.
+        layout: of the codes, JAX's or Keras's; None: none is given.
+    """
+    sharding = getattr(layout, "backend_layout", layout)
+    return scales_sharding(shape, sharding) if isinstance(sharding, NamedSharding) else None
 
 
 def path_of_fused_step() -> UpdatePath:

@@ -21,6 +21,12 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason:
     return Reason(f"nadam_xla has no fused step for Keras's backend {backend}", is_expected=True)
 
 
+def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
+    """None: on this backend no variable has one."""
+    del shape, layout
+    return None
+
+
 def path_of_fused_step() -> UpdatePath:
     """Never called, for ``why_not`` says that there is none."""
     raise NotImplementedError

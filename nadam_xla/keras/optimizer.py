@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from nadam_xla.blockwise import scales_shape
 from nadam_xla.keras import backend_step, masters
 from nadam_xla.keras.arguments import check_arguments
 from nadam_xla.keras.averages import average, left_behind, overwrite, overwrite_if_due
@@ -18,8 +19,9 @@ from nadam_xla.keras.fallback import (
 )
 from nadam_xla.keras.hooks import overridden, replaced_methods
 from nadam_xla.keras.reason import Reason
+from nadam_xla.keras.scales import add_scales, check_stored
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
-from nadam_xla.keras.storage_choice import StorageChoice
+from nadam_xla.keras.storage_choice import SCALES, StorageChoice
 from nadam_xla.storage import NARROW, Master, Rounding
 
 
@@ -67,13 +69,17 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         name: of the optimizer; None: ``"nadam"``.
         momentum_dtype: the dtype in which the first moments are kept: ``"float32"``, ``"float64"``,
             ``"bfloat16"`` or ``"float16"``; None: that of the variable, float32 where it is
-            narrower. This argument and those below are given by name; a configuration has those
+            narrower. ``"blockwise8"``: as a code of 8 bits for each number, int8, and a float32
+            for each 256 neighbours along the last axis, in a variable of its own; of variables of
+            at least 4096 elements and 64 along the last axis, but not of float64 ones; of others as
+            with None. This argument and those below are given by name; a configuration has those
             that are not at their defaults, and stock does not know them.
-        velocity_dtype: the dtype in which the second moments are kept, likewise. Rounded to the
-            nearest, a bfloat16 one stops moving, for it changes by less than half its last place:
-            round stochastically.
+        velocity_dtype: the dtype in which the second moments are kept, likewise; their codes are
+            uint8. Rounded to the nearest, a bfloat16 one stops moving, for it changes by less than
+            half its last place: round stochastically.
         rounding: how what is stored as bfloat16 or float16 is rounded: ``"nearest"``; or
-            ``"stochastic"``, up or down by chance, so that on the average nothing is lost.
+            ``"stochastic"``, up or down by chance, so that on the average nothing is lost. Codes
+            always are rounded so.
         seed: of those chances, a whole number of 32 bits. They depend on it, on the number of the
             step, counted from 1, and on the number of the variable among those that the optimizer
             is built for; and on nothing else. On a mesh the parts of a variable have their own.
@@ -91,8 +97,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
     A subclass may override what it may override in stock. Where that is a method that the fused
     step takes the place of, each step is the parent's own update, which calls it; so it is where
-    :attr:`fused` is False. That update keeps no masters and rounds to the nearest: where it would
-    have to do otherwise, it is refused.
+    :attr:`fused` is False. That update keeps no masters, knows no codes and rounds to the nearest:
+    where it would have to do otherwise, it is refused.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
@@ -108,8 +114,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     # One for each variable that it was built for, or None; None where there are no master weights.
     _masters: Any = None
 
+    # Likewise, of the moments in codes of eight bits.
+    _momentum_scales: Any = None
+    _velocity_scales: Any = None
+
     # The dtype of a variable that is being added, where it is not that of its reference.
     _dtype_of_added: str | None = None
+
+    # Whether the variable that is being added holds the scales of one with the shape asked for.
+    _adds_scales = False
 
     # What the variables of a copy are to be, from when it is made until it is built.
     _copied_values: Any = None
@@ -168,8 +181,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     def build(self, var_list: list[Any]) -> None:
         """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
 
-        Behind them stand the master weights, in the order of the model's variables, of those that
-        have one.
+        Behind them stand the scales of first moments in codes, those of second moments, and the
+        master weights, each in the order of the model's variables that have one.
 
         Raises:
             TypeError: a variable cannot have a master of the kind that was chosen.
@@ -181,9 +194,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             return
         masters.check_variables(self, var_list)
         super().build(var_list)
-        added = masters.add_masters(self, var_list)
-        if added is not None:  # else there is no attribute that a checkpoint would keep
-            self._masters = added
+        added = {f"_{name}": scales for name, scales in add_scales(self, var_list).items()}
+        added["_masters"] = masters.add_masters(self, var_list)
+        for name, variables in added.items():
+            if variables is not None:  # else there is no attribute that a checkpoint would keep
+                setattr(self, name, variables)
         self._keeps_product = any(v is self._u_product for v in self.variables)
         if self._copied_values is not None:
             take_up_values(self)
@@ -214,6 +229,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             dtype = self._dtype_of_added
         elif dtype is not None and keras.backend.standardize_dtype(dtype) in NARROW:
             dtype = "float32"
+        if self._adds_scales:
+            layout = backend_step.layout_of_scales(tuple(shape), layout)
+            shape = scales_shape(tuple(shape))
         return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
 
     def add_variable_from_reference(
@@ -222,22 +240,23 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """Adds a variable to the optimizer, with the shape and the place of one of the model's.
 
         It has its dtype, but float32 in the place of narrower floats, and moments those that were
-        chosen.
+        chosen. Scales have its shape but for the last axis, which has one for each block.
         """
-        self._dtype_of_added = self._storage.dtype_of_added(name)
+        self._dtype_of_added = self._storage.dtype_of_added(name, reference_variable)
+        self._adds_scales = name in SCALES
         try:
             return super().add_variable_from_reference(reference_variable, name, initializer)
         finally:
-            self._dtype_of_added = None
+            self._dtype_of_added, self._adds_scales = None, False
 
     @property
     def momentum_dtype(self) -> str | None:
-        """The dtype that was chosen for the first moments; here and below it is a constant."""
+        """What was chosen for the first moments; here and below it is a constant."""
         return self._storage.momentum_dtype
 
     @property
     def velocity_dtype(self) -> str | None:
-        """The dtype that was chosen for the second moments."""
+        """What was chosen for the second moments."""
         return self._storage.velocity_dtype
 
     @property
@@ -247,7 +266,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
     @property
     def seed(self) -> int:
-        """Of stochastic rounding."""
+        """Of the random numbers by which is rounded."""
         return self._storage.seed
 
     @property
@@ -260,9 +279,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Those of another number are skipped, with a warning. The model's are loaded then all the
         same, and their masters begin at them.
+
+        Raises:
+            ValueError: they were saved with another choice of what is in codes, or of masters.
         """
+        has_all = len(store.keys()) == len(self.variables)
+        if has_all:
+            check_stored(self, store)
         super().load_own_variables(store)
-        if len(store.keys()) != len(self.variables):
+        if not has_all:
             self.refresh_masters()
 
     def refresh_masters(self) -> None:
@@ -330,7 +355,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             ValueError: there are more gradients than variables or fewer; one has a wrong shape; a
                 variable is unknown; every gradient is None.
             NotImplementedError: a fused step cannot run here, and the parent's own update would
-                not keep up with the master weights, or would round otherwise than was chosen.
+                not keep up with the master weights, or knows no codes of eight bits, or would
+                round otherwise than was chosen.
         """
         grads = list(grads)
         if not grads:  # as the parent: nothing is trainable, and no step is made
@@ -428,7 +454,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
 
         Raises:
             TypeError: the variable is bfloat16.
-            NotImplementedError: the variable has a master, or is to be rounded stochastically.
+            NotImplementedError: the variable has a master or a moment in codes, or is to be rounded
+                stochastically.
         """
         refuse_what_only_the_fused_update_can(self, [variable])
         if self._product_has_this_step:

@@ -1,6 +1,6 @@
 """The variables of a Keras optimizer that a step reads and writes.
 
-It reads the attributes in which ``keras.optimizers.Nadam`` keeps them, and ours the masters.
+It reads the attributes in which ``keras.optimizers.Nadam`` keeps them, and ours scales and masters.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,17 @@ from keras.backend import standardize_dtype
 
 from nadam_xla.calls import compute_dtype
 from nadam_xla.kinds import ROUNDED, Kind, by_kind
+
+STREAMS = {
+    "params": "params",
+    "momentums": "mu",
+    "velocities": "nu",
+    "averages": "average",
+    "masters": "master",
+    "momentum_scales": "mu_scales",
+    "velocity_scales": "nu_scales",
+}
+"""Of the fields of a :class:`State` that a call has, the names under which they travel in it."""
 
 
 class State(NamedTuple):
@@ -23,44 +34,36 @@ class State(NamedTuple):
     velocities: Sequence[Any]
     averages: Sequence[Any | None]
     masters: Sequence[Any | None]
+    momentum_scales: Sequence[Any | None]
+    velocity_scales: Sequence[Any | None]
     accumulated_gradients: Sequence[Any] | None
     u_product: Any
 
     def map(self, function: Callable[[Any], Any]) -> "State":
         """What the function makes of each."""
+
+        def of(group: Sequence[Any | None]) -> list[Any | None]:
+            return [None if x is None else function(x) for x in group]
+
         sums = self.accumulated_gradients
         return State(
-            params=[function(x) for x in self.params],
-            momentums=[function(x) for x in self.momentums],
-            velocities=[function(x) for x in self.velocities],
-            averages=[None if x is None else function(x) for x in self.averages],
-            masters=[None if x is None else function(x) for x in self.masters],
-            accumulated_gradients=None if sums is None else [function(x) for x in sums],
+            **{name: of(group) for name, group in self.by_field().items()},
+            accumulated_gradients=None if sums is None else of(sums),
             u_product=function(self.u_product),
         )
 
     def all(self) -> list[Any]:
         """All of them, in the order of the fields."""
-        optional = (x for x in (*self.averages, *self.masters) if x is not None)
-        sums = self.accumulated_gradients or ()
-        return [
-            *self.params,
-            *self.momentums,
-            *self.velocities,
-            *optional,
-            *sums,
-            self.u_product,
-        ]
+        of_leaves = (x for group in self.by_field().values() for x in group if x is not None)
+        return [*of_leaves, *(self.accumulated_gradients or ()), self.u_product]
+
+    def by_field(self) -> dict[str, Sequence[Any]]:
+        """What a call may have of each leaf, by the names of the fields."""
+        return {name: getattr(self, name) for name in STREAMS}
 
     def by_stream(self) -> dict[str, Sequence[Any]]:
-        """What there is of each leaf, by the names under which it travels in a call."""
-        return {
-            "params": self.params,
-            "mu": self.momentums,
-            "nu": self.velocities,
-            "average": self.averages,
-            "master": self.masters,
-        }
+        """The same, by the names under which it travels in a call."""
+        return {stream: getattr(self, name) for name, stream in STREAMS.items()}
 
     def kinds(self, rounding: str) -> dict[Kind, list[int]]:
         """The leaves, by their numbers, that a step updates together.
@@ -88,6 +91,8 @@ def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
         velocities=[optimizer._velocities[i] for i in indices],
         averages=[average_of(optimizer, v) for v in trainable_variables],
         masters=[master_of(optimizer, v) for v in trainable_variables],
+        momentum_scales=_those_of(optimizer._momentum_scales, indices),
+        velocity_scales=_those_of(optimizer._velocity_scales, indices),
         accumulated_gradients=(
             [optimizer._accumulated_gradients[i] for i in indices] if accumulates else None
         ),
@@ -114,6 +119,11 @@ def master_of(optimizer: Any, variable: Any) -> Any | None:
     return optimizer._masters[optimizer._get_variable_index(variable)]
 
 
+def _those_of(group: Sequence[Any | None] | None, indices: Sequence[int]) -> list[Any | None]:
+    """Of what an optimizer keeps for some variables those of these; None where it keeps none."""
+    return [None if group is None else group[i] for i in indices]
+
+
 class LeafFacts(NamedTuple):
     """What a step is told of each leaf beside its values."""
 
@@ -121,8 +131,8 @@ class LeafFacts(NamedTuple):
     """Whether weight decay applies to it."""
 
     numbers: tuple[int, ...]
-    """Its number among the optimizer's, by which stochastic rounding tells leaves apart. Where
-    rounding is another, there are none."""
+    """Its number among the optimizer's, by which random numbers tell leaves apart. Where none are
+    drawn, there are no numbers."""
 
 
 def facts_of(optimizer: Any, trainable_variables: Sequence[Any], asked: Sequence[Any]) -> LeafFacts:
@@ -133,8 +143,7 @@ def facts_of(optimizer: Any, trainable_variables: Sequence[Any], asked: Sequence
         trainable_variables: as the optimizer was built with them.
         asked: the same, as stock asks of them whether they decay.
     """
-    is_stochastic = optimizer.rounding == "stochastic"
-    chosen = trainable_variables if is_stochastic else ()
+    chosen = trainable_variables if optimizer._storage.is_drawn else ()
     numbers = tuple(optimizer._get_variable_index(v) for v in chosen)
     return LeafFacts(decays_of(optimizer, asked), numbers)
 

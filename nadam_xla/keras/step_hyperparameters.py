@@ -29,7 +29,7 @@ class StepHyperparameters(NamedTuple):
     accumulation_steps: int | None
     is_update_step: Any  # whether this step ends an accumulation
     rounding: str
-    seed: Any  # of stochastic rounding
+    seed: Any  # of the random numbers by which is rounded
     ema_momentum: Any  # where the step updates moving averages
     from_python: frozenset[str] = frozenset()
     """The names of those that were Python's numbers, and are float64 tensors now."""
@@ -99,7 +99,7 @@ def hyperparameters_of(optimizer: Any, to_tensor: Callable[[Any], Any]) -> StepH
         accumulation_steps=steps,
         is_update_step=ops.equal((optimizer._iterations + 1) % steps, 0) if steps else None,
         rounding=optimizer.rounding,
-        seed=optimizer.seed if optimizer.rounding == "stochastic" else None,
+        seed=optimizer.seed if optimizer._storage.is_drawn else None,
         ema_momentum=given("ema_momentum") if optimizer._averages_in_step else None,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras.backend import standardize_dtype
 
+from nadam_xla.blockwise import CODES, is_quantized
 from nadam_xla.storage import (
     BLOCKWISE,
     MASTER_DTYPES,
@@ -16,6 +17,11 @@ from nadam_xla.storage import (
     check_rounding,
     check_seed,
 )
+
+SCALES = {"momentum_scales": "momentum", "velocity_scales": "velocity"}
+"""For each name of variables that hold scales, the name of those that hold the codes."""
+
+_STREAMS = {"momentum": "mu", "velocity": "nu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +55,49 @@ class StorageChoice:
         defaults = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in given.items() if value != defaults[name]}
 
-    def dtype_of_added(self, name: str | None) -> str | None:
-        """The dtype of an optimizer's variable that is added under this name; None: not chosen."""
-        dtypes = {"momentum": self.momentum_dtype, "velocity": self.velocity_dtype}
-        if self.master is not None:
-            dtypes["master"] = MASTER_DTYPES[self.master]
-        return dtypes.get(name) if name is not None else None
+    @property
+    def is_drawn(self) -> bool:
+        """Whether random numbers may decide how something is rounded; of codes they always do."""
+        has_codes = BLOCKWISE in (self.momentum_dtype, self.velocity_dtype)
+        return has_codes or self.rounding == "stochastic"
+
+    def is_in_codes(self, moment: str, variable: Any) -> bool:
+        """Whether a moment of a variable of the model is in codes of eight bits.
+
+        Args:
+            moment: ``"momentum"`` or ``"velocity"``.
+            variable: of which it is.
+        """
+        if getattr(self, f"{moment}_dtype") != BLOCKWISE:
+            return False
+        return is_quantized(tuple(variable.shape), standardize_dtype(variable.dtype))
+
+    def dtype_of_added(self, name: str | None, reference: Any) -> str | None:
+        """The dtype of an optimizer's variable that is added; None: not chosen.
+
+        Args:
+            name: under which it is added.
+            reference: the variable of the model that it belongs to.
+        """
+        if name == "master" and self.master is not None:
+            return MASTER_DTYPES[self.master]
+        if name not in _STREAMS:
+            return None
+        chosen: str | None = getattr(self, f"{name}_dtype")
+        if chosen != BLOCKWISE:
+            return chosen
+        return CODES[_STREAMS[name]] if self.is_in_codes(name, reference) else None
 
 
 def _checked_dtype(name: str, dtype: Any) -> str | None:
     """The name of a dtype, which may be one of Keras's, its backend's or numpy's."""
-    if dtype is None:
-        return None
+    if dtype is None or (isinstance(dtype, str) and dtype == BLOCKWISE):
+        return dtype
     try:
         standardized: str = standardize_dtype(dtype)
     except ValueError:
         standardized = ""
-    if dtype == BLOCKWISE:
-        raise ValueError(
-            f"{name} is {dtype!r}; moments in codes of eight bits are those of nadam_xla.jax.nadam:"
-            " a variable of Keras's has one array, and these are two"
-        )
     if standardized not in STORED:
-        raise ValueError(f"{name} is {dtype!r}; it must be None or one of {', '.join(STORED)}")
+        known = ", ".join((*STORED, BLOCKWISE))
+        raise ValueError(f"{name} is {dtype!r}; it must be None or one of {known}")
     return standardized

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.gradient_factors import clipped_gradients
-from nadam_xla.keras.optimizer_state import LeafFacts, State
+from nadam_xla.keras.optimizer_state import STREAMS, LeafFacts, State
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.kinds import Kind
 from nadam_xla.program_order import PlannedCall
@@ -41,8 +41,7 @@ class Leaves:
         self.handles = [[v.handle for v in group if v is not None] for group in groups]
         self.device = place(variables.params[0].device)
         self.likeness = (
-            tuple(tuple(v.shape) for v in variables.params),
-            tuple(tuple(None if v is None else v.dtype for v in group) for group in groups),
+            tuple(tuple(None if v is None else _spec(v) for v in group) for group in groups),
             variables.u_product.dtype,
         )
         """What a compiled function depends on: shapes and dtypes, None of what is not there."""
@@ -168,7 +167,8 @@ def _compiled_update(
     kinds: StepHyperparameters,
     plans: Plans,
 ) -> Any:
-    shapes, dtypes, product_dtype = likeness
+    specs, product_dtype = likeness
+    of_params = specs[0]
     planned = dict(plans)
 
     def update_as_planned(row: Any, kind: Kind, leaves: Any) -> list[list[Any]]:
@@ -178,10 +178,12 @@ def _compiled_update(
     def nadam_step(
         handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
     ) -> Any:
-        params, momentums, velocities, averages, masters, sums = (
-            _read(*group, shapes) for group in zip(handles, dtypes, strict=True)
+        *of_leaves, sums = (_read(*group) for group in zip(handles, specs, strict=True))
+        before = State(
+            **dict(zip(STREAMS, of_leaves, strict=True)),
+            accumulated_gradients=sums or None,
+            u_product=product,
         )
-        before = State(params, momentums, velocities, averages, masters, sums or None, product)
         given = _Scalars(kinds, numbers, tensors).put_together()
         after = fused_step(Update(update_as_planned, sum_squares), before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):
@@ -192,11 +194,11 @@ def _compiled_update(
 
     return _traced(
         nadam_step,
+        [[tf.TensorSpec([], tf.resource) for spec in group if spec is not None] for group in specs],
         [
-            [tf.TensorSpec([], tf.resource) for dtype in group if dtype is not None]
-            for group in dtypes
+            tf.TensorSpec(shape, dtype)
+            for (shape, _), dtype in zip(of_params, grad_dtypes, strict=True)
         ],
-        [tf.TensorSpec(*spec) for spec in zip(shapes, grad_dtypes, strict=True)],
         tf.TensorSpec([], product_dtype),
         *_Scalars.specs(kinds),
     )
@@ -220,16 +222,16 @@ def _traced(function: Any, *specs: Any) -> Any:
         return function.get_concrete_function(*specs)
 
 
-def _read(
-    handles: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple[int, ...]]
-) -> list[Any]:
-    """The values of a group of variables; None where there is none of this dtype."""
+def _spec(variable: Any) -> tuple[tuple[int, ...], Any]:
+    """Its shape and dtype."""
+    return tuple(variable.shape), variable.dtype
+
+
+def _read(handles: Sequence[Any], specs: Sequence[tuple[tuple[int, ...], Any] | None]) -> list[Any]:
+    """The values of a group of variables; None where there is none."""
     there = iter(handles)
-    return [
-        None if dtype is None else tf.ensure_shape(_read_variable(next(there), dtype), shape)
-        for dtype, shape in zip(dtypes, shapes, strict=False)
-    ]
+    return [None if spec is None else _read_variable(next(there), *spec) for spec in specs]
 
 
-def _read_variable(handle: Any, dtype: Any) -> Any:
-    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+def _read_variable(handle: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype), shape)

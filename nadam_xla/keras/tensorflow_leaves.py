@@ -71,6 +71,8 @@ def _built(optimizer: Any) -> tuple[Any, ...]:
         optimizer._momentums,
         optimizer._velocities,
         optimizer._masters,
+        optimizer._momentum_scales,
+        optimizer._velocity_scales,
         optimizer._averages_in_step,
         optimizer._u_product,
         optimizer._accumulated_gradients if accumulates else None,

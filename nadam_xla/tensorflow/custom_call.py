@@ -24,6 +24,7 @@ _ELEMENTS = {
     "float16": "f16",
     "float32": "f32",
     "float64": "f64",
+    "int8": "i8",
     "uint8": "ui8",
     "uint16": "ui16",
 }
@@ -41,7 +42,8 @@ def custom_call(
 
     Args:
         target: under which the handler is registered with TensorFlow's XLA.
-        operands: tensors of static shape, and of a dtype that is floating or of master weights.
+        operands: tensors of static shape, and of a dtype that is floating, or that of codes or of
+            master weights.
         results: the shape and the dtype of each.
         aliases: for each operand whose memory a result may take, that result.
         attributes: the handler's.

@@ -423,6 +423,11 @@ def _checked_dtype(name: str, variable: Any, grad: Any, grad_name: str) -> Any:
                 f"{grad_name} has the shape {grad.shape}; it must be static and that of {name},"
                 f" {variable.shape}"
             )
+        if not variable.dtype.is_floating:
+            raise TypeError(
+                f"{name} has the dtype {variable.dtype.name}; it must be floating (moments in codes"
+                " of eight bits are those of nadam_xla.keras and nadam_xla.jax)"
+            )
         return variable.dtype
     if getattr(variable, "dtype", None) != tf.resource:
         raise TypeError(f"{name} is {variable!r}; it must be a tf.Variable or the handle of one")

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla import targets
+from nadam_xla.blockwise import CODES
 from nadam_xla.calls import compute_dtype, in_order_of_birth
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.kinds import ROUNDED, Kind, by_kind
@@ -196,7 +197,7 @@ def _call(table: Any, kind: Kind, leaves: Leaves, awaited: list[Any]) -> list[li
 
 def as_stored(x: Any) -> Any:
     """The tensor as the kernels read it: widened, where they know no such numbers."""
-    is_known = x.dtype.name in (*STORED, *MASTER_DTYPES.values())
+    is_known = x.dtype.name in (*STORED, *CODES.values(), *MASTER_DTYPES.values())
     return x if is_known else tf.cast(x, compute_dtype(x.dtype.name))
 
 

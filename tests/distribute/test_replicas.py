@@ -274,6 +274,7 @@ NARROW = {
     "float32": {"master": "float32"},
     "remainder": {"master": "remainder"},
     "correction": {"master": "correction", "rounding": "stochastic"},
+    "codes": {"momentum_dtype": "blockwise8", "velocity_dtype": "blockwise8"},
 }
 
 
@@ -289,7 +290,8 @@ def test_replicas_are_stored_alike_and_as_on_one_device(
 
     def train(strategy: tf.distribute.Strategy, share: float) -> tuple[list[bytes], list[Any]]:
         with strategy.scope():
-            variables = [keras.Variable(np.ones(5 + i), dtype="bfloat16") for i in range(2)]
+            shapes = [(5,), (64, 65)]  # the latter is large enough for codes
+            variables = [keras.Variable(np.ones(shape), dtype="bfloat16") for shape in shapes]
             variables[0].constraint = keras.constraints.NonNeg()
             optimizer = Nadam(0.1, **NARROW[choice], **arguments)
             optimizer.build(variables)

@@ -361,6 +361,14 @@ class TestKeras:
         momentum = self.store(model.optimizer)["2"]
         np.testing.assert_array_equal(state.mu[0], momentum)
 
+    def test_whole_numbers_are_not_taken_for_moments(self) -> None:
+        codes = {"2": np.zeros((64, 64), "int8"), "3": np.zeros((64, 64), "uint8")}
+        store = {"0": np.asarray(1), "1": np.zeros(()), **codes, "4": np.zeros(())}
+        with pytest.raises(
+            ValueError, match=r"variable 2 is int8\[64,64\]; it must be floating: mom"
+        ):
+            state_from_keras(store)
+
     def test_what_cannot_be_converted(self, keras: Any) -> None:
         _, optimizer = self.model(keras, START, use_ema=True)
         with pytest.raises(ValueError, match=r"its velocity .* not the variables of a Nadam alone"):

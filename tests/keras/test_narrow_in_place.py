@@ -25,6 +25,8 @@ CHOICES = [
     {"master": "float32"},
     {"master": "remainder", "momentum_dtype": "bfloat16", "velocity_dtype": "float16"},
     {"master": "correction", "rounding": "stochastic"},
+    {"momentum_dtype": "blockwise8", "velocity_dtype": "blockwise8"},
+    {"momentum_dtype": "bfloat16", "velocity_dtype": "blockwise8", "master": "remainder"},
 ]
 
 
@@ -45,7 +47,20 @@ def test_nothing_but_the_call_touches_a_whole_leaf(
     optimizer.build(of)
     text = text_of_step(optimizer, of, [ops.ones((SIZE, SIZE), "bfloat16") for _ in of])
     assert text.count(CALL) == 1
-    smallest = SIZE * SIZE * (1 if choice.get("master") == "correction" else 2)
+    is_in_bytes = "correction" in choice.values() or "blockwise8" in choice.values()
+    smallest = SIZE * SIZE * (1 if is_in_bytes else 2)
     assert {i.opcode for i in instructions(text) if i.bytes >= smallest} <= NO_PASS
     leaves = [v for v in (*of, *optimizer.variables) if v.shape == (SIZE, SIZE)]
     assert len(aliased_results(text)) >= len(leaves), "each variable is updated in place"
+
+
+def test_averages_of_variables_whose_moments_are_in_codes_are_made_by_the_call_too() -> None:
+    of = [keras.Variable(np.ones((SIZE, SIZE), "f")) for _ in range(COUNT)]
+    optimizer = Nadam(momentum_dtype="blockwise8", velocity_dtype="blockwise8", use_ema=True)
+    optimizer.build(of)
+    text = text_of_step(optimizer, of, [ops.ones((SIZE, SIZE)) for _ in of])
+    assert text.count(CALL) == 1
+    assert {i.opcode for i in instructions(text) if i.bytes >= SIZE * SIZE} <= NO_PASS
+    held = [v for v in (*of, *optimizer.variables) if v.shape in ((SIZE, SIZE), (SIZE, 1))]
+    assert len(held) == COUNT * 6, "variables, averages, both moments and their scales"
+    assert len(aliased_results(text)) >= len(held)

@@ -164,6 +164,39 @@ def test_masters_and_narrow_moments_lie_as_their_variables_and_copies_agree(choi
         assert all(len(held) == 1 for held in copies.values()), variable.path
 
 
+CODES = {"momentum_dtype": "blockwise8", "velocity_dtype": "blockwise8"}
+
+
+def test_codes_and_scales_lie_as_their_variable(distribution: str) -> None:
+    """A block is 256 columns, so that each device has whole ones."""
+    model = compiled(embedding(512), Nadam(1e-2, **CODES))
+    losses = fit(model, data=batches_of_words)
+    expected = fit(compiled(embedding(512), Nadam(1e-2)), data=batches_of_words)
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+    optimizer, (words, *_) = model.optimizer, model.trainable_variables
+    moments = [optimizer._momentums[0], optimizer._velocities[0]]
+    assert [str(v.dtype) for v in moments] == ["int8", "uint8"]
+    scales = [optimizer._momentum_scales[0], optimizer._velocity_scales[0]]
+    assert [tuple(v.shape) for v in scales] == [(32, 2)] * 2
+    assert layouts([*moments, *scales]) == layouts([words]) * 4
+    for variable in [*moments, *scales]:
+        copies: dict[str, set[bytes]] = {}
+        for shard in variable.value.addressable_shards:
+            copies.setdefault(str(shard.index), set()).add(np.asarray(shard.data).tobytes())
+        assert all(len(held) == 1 for held in copies.values()), variable.path
+    assert any(words.value.sharding.spec) == (distribution != "data parallel")
+
+
+def test_a_step_of_moments_in_codes_moves_nothing_but_what_that_of_float32_does() -> None:
+    with distribution_of("cut along both axes").scope():
+        codes, plain = (
+            text_of_train_step(compiled(embedding(512), Nadam(1e-2, **choice)))
+            for choice in (CODES, {})
+        )
+    assert codes.count(program.CALL) == 2, "one for leaves in codes, one for others"
+    assert program.collectives(codes) == program.collectives(plain)
+
+
 @pytest.mark.parametrize("makes", [(Nadam, Stock), (Stock, Nadam)], ids=["to stock", "to ours"])
 def test_files_go_from_many_devices_to_one(tmp_path: Path, makes: tuple[Make, Make]) -> None:
     saved_by, loaded_by = makes

@@ -323,6 +323,11 @@ NARROW: Callable[[], Any] = lambda: tf.Variable(tf.zeros(4, "bfloat16"))  # noqa
             TypeError,
             "cannot be the master of var, which has the dtype float32",
         ),
+        (
+            {"m": tf.Variable(tf.zeros(4, "int8"))},
+            TypeError,
+            "m has the dtype int8; it must be floating",
+        ),
         ({"v": None}, TypeError, "v is None; it must be a tf.Variable or the handle of one"),
     ],
 )

@@ -44,7 +44,8 @@ def state_from_keras(
     Raises:
         ValueError: the moments differ from those of ``like`` in structure or shape; or the
             variables are not those of a Nadam. It knows those alone: what ``use_ema``
-            and ``gradient_accumulation_steps`` add must be left out.
+            and ``gradient_accumulation_steps`` add must be left out, and moments in codes of eight
+            bits are refused.
     """
     expected = [str(i) for i in range(len(store))]
     if len(store) < 2 or sorted(store) != sorted(expected):
@@ -53,6 +54,7 @@ def state_from_keras(
             " '0', '1', ..."
         )
     iterations, *moments, product = (np.asarray(store[key]) for key in expected)
+    _check_are_floats([*moments, product])
     if len(moments) % 2:
         moments = moments[1:]
     _check_layout(iterations, moments, product)
@@ -97,6 +99,15 @@ def state_to_keras(
     moments = [moment_to(moment) for pair in pairs for moment in pair]
     variables = [np.asarray(state.count), *rate, *moments, product]
     return {str(i): variable for i, variable in enumerate(variables)}
+
+
+def _check_are_floats(variables: list[np.ndarray]) -> None:
+    for i, variable in enumerate(variables, start=1):
+        if np.issubdtype(variable.dtype, np.integer):
+            raise ValueError(
+                f"variable {i} is {describe(variable)}; it must be floating: moments in codes of"
+                " eight bits and the bits of master weights are not converted"
+            )
 
 
 def _check_layout(iterations: np.ndarray, moments: list[np.ndarray], product: np.ndarray) -> None:
