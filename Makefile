@@ -37,12 +37,16 @@ demo: $(VENV)/.with-demo
 SIDE_BY_SIDE := --no-print-directory --jobs=2 --output-sync=target
 
 # Most of what a test of JAX does is to compile a program that it runs once or twice. XLA does that in
-# half the time with its older code generator, little optimization, and one part for each program. The
-# programs that it generates code for are the same ones. On the newest JAX they compile as a user's do.
+# half the time with its older code generator, little optimization, and one part for each program.
+# Those that look at what a program has become compile it as a user does.
 QUICKLY_COMPILED := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 \
     --xla_cpu_parallel_codegen_split_count=1
+OF_PROGRAMS := $(patsubst %,tests/jax/test_%.py,compilation documented_fusions early_calls in_place \
+    one_pass_in_frameworks)
 
 test-jax test-keras-jax test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
+# XLA ends the process where it does not know a flag. That of JAX 0.12 has one code generator.
+test-newest-jax: export XLA_FLAGS := $(filter-out %_emitters=false,$(QUICKLY_COMPILED))
 
 test: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch \
@@ -51,7 +55,8 @@ test: $(VENV)/.with-test
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
 test-jax: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/kernels tests/jax
+	XLA_FLAGS= $(BIN)/python -m pytest $(OF_PROGRAMS)
+	$(BIN)/python -m pytest tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
 	$(BIN)/python -m pytest tests/documentation
 	$(BIN)/python -m pytest tests/sharding
 	$(BIN)/python -m pytest tests/gpu tests/gpu_check
