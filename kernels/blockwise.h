@@ -32,6 +32,42 @@ NADAM_XLA_INLINE constexpr std::int64_t blocks_of(const std::int64_t columns) {
   return (columns + kBlock - 1) / kBlock;
 }
 
+// How many a leaf of so many elements has, of rows of so many.
+NADAM_XLA_INLINE constexpr std::int64_t blocks_of(const std::int64_t length,
+                                                  const std::int64_t columns) {
+  return columns == 0 ? 0 : length / columns * blocks_of(columns);
+}
+
+// A block of a row, which may be shorter at the row's end.
+struct Block {
+  std::int64_t number;  // in the entry, counted through all of its rows
+  std::int64_t column;  // of its first element,
+  std::int64_t first;   // and the number of that in the entry
+  std::int64_t length;
+};
+
+NADAM_XLA_INLINE constexpr std::int64_t length_at(const std::int64_t columns,
+                                                  const std::int64_t column) {
+  const std::int64_t left = columns - column;
+  return left < kBlock ? left : kBlock;
+}
+
+NADAM_XLA_INLINE constexpr Block block_at(const std::int64_t columns, const std::int64_t number) {
+  const std::int64_t of_row = blocks_of(columns);
+  const std::int64_t row = number / of_row;
+  const std::int64_t column = (number - row * of_row) * kBlock;
+  return {number, column, row * columns + column, length_at(columns, column)};
+}
+
+// The block behind one, in its row or in the next. (The length is formed anew, and not read: it
+// would cost a kernel registers.)
+NADAM_XLA_INLINE constexpr Block block_after(const std::int64_t columns, const Block& block) {
+  const std::int64_t length = length_at(columns, block.column);
+  const bool is_last = block.column + length == columns;
+  const std::int64_t column = is_last ? 0 : block.column + length;
+  return {block.number + 1, column, block.first + length, length_at(columns, column)};
+}
+
 // NaN where an element is not finite, zero where all are zero.
 //   largest: of the bits of the block's magnitudes.
 NADAM_XLA_INLINE float scale_of(const std::uint32_t largest) {
@@ -113,5 +149,16 @@ struct Unsigned {
     return static_cast<std::int32_t>(bits_of(x)) > 0 ? code : 0;
   }
 };
+
+NADAM_XLA_INLINE float factor_of(const Storage storage, const float scale) {
+  return storage == Storage::kBlock8Signed ? Signed::factor_of(scale) : Unsigned::factor_of(scale);
+}
+
+// Zero where a block of this scale has no codes.
+NADAM_XLA_INLINE float inverse_of(const Storage storage, const float scale) {
+  if (!has_codes(scale)) return 0;
+  return storage == Storage::kBlock8Signed ? Signed::inverse_of(scale)
+                                           : Unsigned::inverse_of(scale);
+}
 
 }  // namespace nadam_xla::blockwise

@@ -8,7 +8,6 @@ have the leaf's shape, and scales its leading dimensions. kernels/blockwise.h ha
 from math import prod
 
 from nadam_xla.calls import compute_dtype
-from nadam_xla.platforms import CPU
 
 BLOCK = 256
 
@@ -17,9 +16,6 @@ CODES = {"mu": "int8", "nu": "uint8"}
 
 SCALES = {name: f"{name}_scales" for name in CODES}
 """The stream of the scales of each moment."""
-
-SERVED_ON = (CPU,)
-"""The platforms whose kernels read and write them."""
 
 _SHORTEST_ROW = 64
 _SMALLEST = 4096

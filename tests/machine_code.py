@@ -67,8 +67,9 @@ class MachineCode:
         names = {name for _, name in instructions(library)}
         # Of two element types: two kinds of results with two sizes of the parameters, or with one
         # where leaves are stored in any way, with an average or without; and two kernels of sums
-        # with two sizes.
-        assert len(names) == 2 * (2 * (2 + 2) + 2 * 2)
+        # with two sizes. Of float32 alone, with one size: two kinds of results where moments are
+        # in codes, with an average or without.
+        assert len(names) == 2 * (2 * (2 + 2) + 2 * 2) + 2 * 2
         for key, code in instructions(library).items():
             assert not any(opcode.startswith(("LDL", "STL")) for opcode in code), key
 
@@ -87,6 +88,25 @@ class MachineCode:
         for key, code in kernels_of(library, "StoredLeaf").items():
             assert sum(opcode.startswith("LDG.E.128") for opcode in code) >= loads, key
             assert sum(opcode.startswith("STG.E.128") for opcode in code) >= stores, key
+
+    def test_a_block_of_codes_is_a_warps_and_needs_no_shared_memory(self, library: Path) -> None:
+        """Codes are loaded and stored by eight, and all else 16 bytes at a time."""
+        found = kernels(library, "update_blockwise_kernel")
+        assert found
+        for (architecture, name), code in found.items():
+            of_lanes = "REDUX" if architecture >= 80 else "SHFL.BFLY"
+            assert any(of_lanes in opcode for opcode in code), (architecture, name)
+            assert not any(opcode.startswith(("LDS", "STS", "ATOM", "BAR.")) for opcode in code)
+            for opcode, least in {
+                "LDG.E.64": 2,
+                "STG.E.64": 1,
+                "LDG.E.128": 6,
+                "STG.E.128": 3,
+            }.items():
+                assert sum(found.startswith(opcode) for found in code) >= least, (
+                    architecture,
+                    name,
+                )
 
     def test_the_sums_of_squares_load_16_bytes_at_a_time(self, library: Path) -> None:
         found = kernels(library, "sum_parts_kernel")

@@ -19,6 +19,7 @@
 
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/sum_squares_launch.h"
+#include "kernels/cuda/update_blockwise.h"
 #include "kernels/cuda/update_launch.h"
 #include "kernels/cuda/update_thread.h"
 
@@ -99,7 +100,7 @@ std::vector<std::vector<std::int64_t>> tiles_of_launches(const std::vector<std::
 template <typename T>
 using Array = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// The bytes of an array, and the name of its dtype; of remainders those are integers.
+// The bytes of an array, and the name of its dtype; of remainders and codes those are integers.
 using StoredArray = std::pair<Array<std::uint8_t>, std::string>;
 
 Storage storage_of(const std::string& dtype) {
@@ -109,6 +110,7 @@ Storage storage_of(const std::string& dtype) {
   if (dtype == "float16") return Storage::kF16;
   if (dtype == "uint16") return Storage::kRemainder16;
   if (dtype == "uint8") return Storage::kRemainder8;
+  if (dtype == "int8") return Storage::kBlock8Signed;
   throw std::invalid_argument("nothing is stored as " + dtype);
 }
 
@@ -123,7 +125,9 @@ Leaf leaf_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int
     const Stream present = streams.has(stream) ? stream : Stream::kGrads;
     const auto& [bytes, dtype] = in.at(streams.place(present));
     leaf.in[i] = bytes.data();
-    leaf.stored[i] = storage_of(dtype);
+    leaf.stored[i] = stream == Stream::kNu && streams.has(Stream::kNuScales)
+                         ? Storage::kBlock8Unsigned
+                         : storage_of(dtype);
     if (stream == Stream::kGrads) {
       leaf.length = static_cast<std::int64_t>(bytes.size()) / size_of(leaf.stored[i]) / batch;
     }
@@ -135,6 +139,56 @@ Leaf leaf_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int
   return leaf;
 }
 
+// Of a leaf with rows of so many elements.
+Scales scales_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std::int64_t columns) {
+  const auto& [in, out] = arrays;
+  Scales scales{{}, {}, columns};
+  for (int i = 0; i < kMoments; ++i) {
+    const Stream stream = nadam_xla::scales_of(i);
+    if (!streams.has(stream)) continue;
+    const auto& before = in.at(streams.place(stream)).first;
+    const auto& after = out.at(streams.place_of_result(result_of(stream))).first;
+    scales.in[i] = reinterpret_cast<const float*>(before.data());
+    scales.out[i] = reinterpret_cast<float*>(after.data());
+  }
+  return scales;
+}
+
+// All lanes of a warp, one after the other.
+class WarpOnHost {
+ public:
+  static constexpr int kLanes = cuda::kWarp;
+
+  template <typename Phase>
+  void each(const Phase& phase) const {
+    for (int lane = 0; lane < kLanes; ++lane) phase(lane, lane);
+  }
+  std::uint32_t largest(const std::uint32_t (&numbers)[kLanes]) const {
+    return *std::max_element(numbers, numbers + kLanes);
+  }
+  std::uint32_t of_lane(const std::int32_t lane, const std::uint32_t (&numbers)[kLanes]) const {
+    return numbers[lane];
+  }
+  void wait() const {}
+};
+
+template <Returns kReturns, typename T, typename OneLeaf, std::size_t kCapacity>
+void run_warp(const cuda::UpdateLaunch<T, OneLeaf, kCapacity>& launch, const std::int32_t block,
+              const std::int32_t warp) {
+  for (std::int32_t lane = 0; lane < cuda::kWarp; ++lane) {
+    cuda::run_update_thread<kReturns>(launch, block, warp * cuda::kWarp + lane);
+  }
+}
+
+template <Returns kReturns, Averaging kAveraging, std::size_t kCapacity>
+void run_warp(const cuda::UpdateLaunch<float, cuda::BlockwiseLeaf<kAveraging>, kCapacity>& launch,
+              const std::int32_t block, const std::int32_t warp) {
+  cuda::with_tile(launch, block, warp,
+                  [&](const cuda::BlockwiseLeaf<kAveraging>& leaf, const std::int32_t tile) {
+                    cuda::update_blocks<kReturns>(launch, leaf, tile, WarpOnHost());
+                  });
+}
+
 template <Returns kReturns, typename OneLeaf, typename T>
 std::size_t run_launches(const UpdateCall<T>& call) {
   constexpr std::size_t kCapacity = cuda::kUpdateCapacity<T, OneLeaf, cuda::kSmallParameters>;
@@ -142,8 +196,8 @@ std::size_t run_launches(const UpdateCall<T>& call) {
   for (const cuda::PlannedLaunch& planned : plan.launches()) {
     const auto launch = cuda::launch_of<OneLeaf, kCapacity>(call, planned);
     for (std::int32_t block = 0; block < planned.blocks(); ++block) {
-      for (std::int32_t thread = 0; thread < cuda::kThreads; ++thread) {
-        cuda::run_update_thread<kReturns>(launch, block, thread);
+      for (std::int32_t warp = 0; warp < cuda::kTilesOfBlock; ++warp) {
+        run_warp<kReturns>(launch, block, warp);
       }
     }
   }
@@ -156,17 +210,23 @@ std::size_t run_returning(const UpdateCall<T>& call) {
                                           : run_launches<Returns::kParams, OneLeaf>(call);
 }
 
-// The update as a GPU runs it. With an index all but the gradients are stacks. Returns the number
-// of launches.
+std::size_t run_blockwise(const UpdateCall<float>& call) {
+  return call.streams.has(Stream::kAverage)
+             ? run_returning<cuda::BlockwiseLeaf<Averaging::kOn>>(call)
+             : run_returning<cuda::BlockwiseLeaf<Averaging::kOff>>(call);
+}
+
+// The update as a GPU runs it. With an index all but the gradients are stacks; `columns` are those
+// of each leaf where a moment has scales. Returns the number of launches.
 template <typename T>
 std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const std::int64_t rows,
                    const bool returns_change, const std::vector<ArraysOfLeaf>& leaves,
                    const std::int64_t streams, const bool stochastic,
-                   const std::optional<std::int32_t> index) {
-  const auto columns =
-      static_cast<int>(static_cast<std::int64_t>(coefficients.size()) / (batch * rows));
+                   const std::optional<std::int32_t> index,
+                   const std::vector<std::int64_t>& columns) {
+  const auto size = static_cast<std::int64_t>(coefficients.size());
   UpdateCall<T> call{coefficients.data(),
-                     {RowLayout::kV2, columns},
+                     {RowLayout::kV2, static_cast<int>(size / (batch * rows))},
                      batch,
                      rows,
                      0,
@@ -180,7 +240,13 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
       const std::int64_t bytes = leaf.length * size_of(leaf.storage(Stream::kParams));
       call.entry = {&*index, static_cast<std::int64_t>(arrays.first.at(0).first.size()) / bytes};
     }
+    if (call.streams.has_scales()) {
+      call.scales.push_back(scales_of(arrays, call.streams, columns.at(call.leaves.size())));
+    }
     call.leaves.push_back(leaf);
+  }
+  if constexpr (kStorageOf<T> == Storage::kF32) {
+    if (call.streams.has_scales()) return run_blockwise(call);
   }
   if (cuda::is_stored_as_computed(call)) return run_returning<cuda::ComputedLeaf<T>>(call);
   return call.streams.has(Stream::kAverage)
@@ -228,7 +294,8 @@ template <typename T>
 void define_of_type(nb::module_& m, const char* const sum_squares_name) {
   m.def("update_as_on_gpu", &update<T>, nb::arg("coefficients"), nb::arg("batch"), nb::arg("rows"),
         nb::arg("returns_change"), nb::arg("leaves"), nb::arg("streams") = std::int64_t{0b1111},
-        nb::arg("stochastic") = false, nb::arg("index") = nb::none());
+        nb::arg("stochastic") = false, nb::arg("index") = nb::none(),
+        nb::arg("columns") = std::vector<std::int64_t>());
   m.def(sum_squares_name, &sum_squares<T>, nb::arg("leaves"), nb::arg("batch"), nb::arg("parts"),
         nb::arg("norms") = false);
 }

@@ -58,18 +58,6 @@ NADAM_XLA_INLINE void encode_codes(const Storage storage, const float* const fro
              : encode_codes<blockwise::Unsigned>(from, inverse, draws, to);
 }
 
-NADAM_XLA_INLINE float factor_of(const Storage storage, const float scale) {
-  return storage == Storage::kBlock8Signed ? blockwise::Signed::factor_of(scale)
-                                           : blockwise::Unsigned::factor_of(scale);
-}
-
-// Zero where a block of this scale has no codes.
-NADAM_XLA_INLINE float inverse_of(const Storage storage, const float scale) {
-  if (!blockwise::has_codes(scale)) return 0;
-  return storage == Storage::kBlock8Signed ? blockwise::Signed::inverse_of(scale)
-                                           : blockwise::Unsigned::inverse_of(scale);
-}
-
 // The bits of the largest magnitude of some numbers, or of a NaN.
 class LargestMagnitude {
  public:

@@ -16,20 +16,10 @@
 namespace nadam_xla::cpu {
 namespace {
 
-// A block of a row, which may be shorter at the row's end.
-struct Block {
-  std::int64_t number, first, length;  // `first`: the number of its first element in the entry
+using blockwise::Block;
+using blockwise::block_at;
 
-  std::int64_t steps() const { return (length + kStep - 1) / kStep; }
-};
-
-NADAM_XLA_INLINE Block block_at(const std::int64_t columns, const std::int64_t number) {
-  const std::int64_t of_row = blockwise::blocks_of(columns);
-  const std::int64_t row = number / of_row;
-  const std::int64_t column = (number - row * of_row) * blockwise::kBlock;
-  const std::int64_t left = columns - column;
-  return {number, row * columns + column, left < blockwise::kBlock ? left : blockwise::kBlock};
-}
+std::int64_t steps_of(const Block& block) { return (block.length + kStep - 1) / kStep; }
 
 template <Averaging kAveraging>
 NADAM_XLA_INLINE void decode_moments(const Step& step, const float* const factors,
@@ -159,7 +149,7 @@ class Blocks {
                    const NewMoments& moments) {
     const std::int64_t whole = block.length / kStep;
     for (; step < whole; ++step) encode_whole(mixture, s_.leaf, block, step, moments);
-    if (step == block.steps()) return;
+    if (step == steps_of(block)) return;
     const std::int64_t first = block.first + step * kStep, length = block.length % kStep;
     alignas(64) unsigned char codes[kMoments][kStep];
     Leaf last = s_.leaf;
@@ -173,7 +163,7 @@ class Blocks {
 
   void update_rest(const Mixture& mixture, const Block& block, std::int64_t step,
                    NewMoments& moments, LargestMagnitude* const largest) {
-    for (; step < block.steps(); ++step) {
+    for (; step < steps_of(block); ++step) {
       const std::int64_t first = block.first + step * kStep;
       const std::int64_t left = block.length - step * kStep;
       const StepDraws draws = drawn_.of_step_anywhere(mixture, first);
@@ -202,7 +192,8 @@ class Blocks {
   NADAM_XLA_INLINE void set_factors(const Mixture& mixture, const Block& block) {
     for (int i = 0; i < kMoments; ++i) {
       const Storage storage = mixture.stored(state(i));
-      if (is_codes(storage)) factors_[i] = factor_of(storage, scales_.in[i][block.number]);
+      if (is_codes(storage))
+        factors_[i] = blockwise::factor_of(storage, scales_.in[i][block.number]);
     }
   }
 
@@ -213,7 +204,7 @@ class Blocks {
       if (!is_codes(storage)) continue;
       const float scale = blockwise::scale_of(largest[i].bits());
       scales_.out[i][block.number] = scale;
-      moments.inverses[i] = inverse_of(storage, scale);
+      moments.inverses[i] = blockwise::inverse_of(storage, scale);
     }
   }
 

@@ -25,8 +25,7 @@ UpdateStretch<T> stretch_of(const UpdateCall<T>& call, const std::int64_t leaf,
 }
 
 std::int64_t blocks_of(const Leaf& leaf, const Scales& scales) {
-  if (scales.columns == 0) return 0;
-  return leaf.length / scales.columns * blockwise::blocks_of(scales.columns);
+  return blockwise::blocks_of(leaf.length, scales.columns);
 }
 
 Scales of_entry(const Scales& scales, const std::int64_t offset) {

@@ -1,7 +1,5 @@
 #include "kernels/cuda/update.h"
 
-#include <stdexcept>
-
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/update_kernels.h"
 
@@ -49,14 +47,17 @@ void load_kernels_of_type() {
 
 template <typename T>
 void update(const UpdateCall<T>& call, const cudaStream_t stream) {
-  if (!call.scales.empty()) {
-    throw std::invalid_argument(
-        "moments with scales are for CPUs; there is no CUDA kernel for them");
+  const bool has_average = call.streams.has(Stream::kAverage);
+  if constexpr (kStorageOf<T> == Storage::kF32) {
+    if (call.streams.has_scales()) {
+      return has_average ? update_all<BlockwiseLeaf<Averaging::kOn>>(call, stream)
+                         : update_all<BlockwiseLeaf<Averaging::kOff>>(call, stream);
+    }
   }
   // One leaf that is not takes all with it: a second launch would cost more than it gives.
   if (is_stored_as_computed(call)) {
     update_all<ComputedLeaf<T>>(call, stream);
-  } else if (call.streams.has(Stream::kAverage)) {
+  } else if (has_average) {
     update_all<StoredLeaf<Averaging::kOn>>(call, stream);
   } else {
     update_all<StoredLeaf<Averaging::kOff>>(call, stream);
@@ -66,6 +67,8 @@ void update(const UpdateCall<T>& call, const cudaStream_t stream) {
 void load_update_kernels() {
   load_kernels_of_type<float>();
   load_kernels_of_type<double>();
+  load_kernels<float, BlockwiseLeaf<Averaging::kOff>, kSmallParameters>();
+  load_kernels<float, BlockwiseLeaf<Averaging::kOn>, kSmallParameters>();
 }
 
 template void update(const UpdateCall<float>&, cudaStream_t);

@@ -14,7 +14,8 @@ struct UpdateKernels {
   const void* returning_change;
 };
 
-// OneLeaf: ComputedLeaf<T>, or StoredLeaf with or without an average.
+// OneLeaf: ComputedLeaf<T>; StoredLeaf with or without an average; or, where T is float,
+// BlockwiseLeaf with or without one.
 template <typename T, typename OneLeaf, std::size_t kBytes>
 UpdateKernels update_kernels();
 

@@ -1,10 +1,12 @@
-// The launches of an update. Those of leaves that are stored as they are computed and those of all
-// others differ in what stands in them of a leaf, and in what a thread does with it.
+// The launches of an update. Those of leaves that are stored as they are computed, of leaves that
+// have a moment in codes and of all others differ in what stands in them of a leaf, and in what a
+// thread does with it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/blockwise.h"
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/pack.h"
@@ -17,6 +19,12 @@ inline constexpr int kUpdateUnroll = 2;  // packs of each stream that a thread h
 
 // The elements of a tile of short entries, which stand side by side: four rounds of a warp.
 inline constexpr std::int32_t kShortUpdateTile = 4 * kWarp;
+
+constexpr std::int64_t update_tiles(const std::int64_t batch, const std::int64_t length,
+                                    const std::int64_t tile_length) {
+  return is_short(length) ? divided_up(batch * length, kShortUpdateTile)
+                          : batch * divided_up(length, tile_length);
+}
 
 // A leaf that is stored as it is computed.
 template <typename T>
@@ -31,8 +39,11 @@ struct ComputedLeaf {
   Streams<T> streams;  // `length` counts the elements of one batch entry
   std::int64_t row;    // in a batch entry's part of the table
 
-  static ComputedLeaf of(const Leaf& leaf, const std::int64_t row) {
-    return {as_computed<T>(leaf), row};
+  static ComputedLeaf of(const UpdateCall<T>& call, const std::size_t index) {
+    return {as_computed<T>(call.leaves[index]), call.row_of(static_cast<std::int64_t>(index))};
+  }
+  static std::int64_t tiles(const UpdateCall<T>& call, const std::size_t index) {
+    return update_tiles(call.batch, call.leaves[index].length, kTile);
   }
   NADAM_XLA_INLINE std::int64_t length() const { return streams.length; }
 };
@@ -50,8 +61,46 @@ struct StoredLeaf {
   Leaf leaf;
   std::int64_t row;
 
-  static StoredLeaf of(const Leaf& leaf, const std::int64_t row) { return {leaf, row}; }
+  template <typename T>
+  static StoredLeaf of(const UpdateCall<T>& call, const std::size_t index) {
+    return {call.leaves[index], call.row_of(static_cast<std::int64_t>(index))};
+  }
+  template <typename T>
+  static std::int64_t tiles(const UpdateCall<T>& call, const std::size_t index) {
+    return update_tiles(call.batch, call.leaves[index].length, kTile);
+  }
   NADAM_XLA_INLINE std::int64_t length() const { return leaf.length; }
+};
+
+// A leaf of which a moment is stored in codes, with an average or without.
+template <Averaging kAveraging>
+struct BlockwiseLeaf {
+  static constexpr Averaging kAveraged = kAveraging;
+  // The blocks of a tile: so many random words of blocks are drawn together.
+  static constexpr std::int32_t kTile = 4;
+  // The compiler would take registers for one alone, which has too little in flight. A change and
+  // an average together need more than two leave over.
+  static constexpr int blocks(const Returns returns) {
+    return returns == Returns::kChange && kAveraging == Averaging::kOn ? 1 : 2;
+  }
+  static constexpr std::size_t kParameters = kSmallParameters;
+
+  Leaf leaf;
+  std::int64_t row;
+  Scales scales;
+
+  static BlockwiseLeaf of(const UpdateCall<float>& call, const std::size_t index) {
+    return {call.leaves[index], call.row_of(static_cast<std::int64_t>(index)), call.scales[index]};
+  }
+  static std::int64_t tiles(const UpdateCall<float>& call, const std::size_t index) {
+    const std::int64_t blocks =
+        blockwise::blocks_of(call.leaves[index].length, call.scales[index].columns);
+    return call.batch * divided_up(blocks, kTile);
+  }
+  // Of one batch entry.
+  NADAM_XLA_INLINE std::int64_t blocks_of_codes() const {
+    return blockwise::blocks_of(leaf.length, scales.columns);
+  }
 };
 
 // The parameters of a launch.
@@ -74,18 +123,11 @@ template <typename T, typename OneLeaf, std::size_t kBytes>
 inline constexpr std::size_t kUpdateCapacity =
     leaves_in(kBytes, sizeof(UpdateLaunch<T, OneLeaf, 1>), sizeof(OneLeaf));
 
-constexpr std::int64_t update_tiles(const std::int64_t batch, const std::int64_t length,
-                                    const std::int64_t tile_length) {
-  return is_short(length) ? divided_up(batch * length, kShortUpdateTile)
-                          : batch * divided_up(length, tile_length);
-}
-
 template <typename OneLeaf, typename T>
 LaunchPlan plan_of(const UpdateCall<T>& call, const std::size_t capacity) {
   LaunchPlan plan(capacity);
   for (std::size_t i = 0; i < call.leaves.size(); ++i) {
-    const std::int64_t tiles = update_tiles(call.batch, call.leaves[i].length, OneLeaf::kTile);
-    if (tiles != 0) plan.add_leaf(i, tiles);
+    if (const std::int64_t tiles = OneLeaf::tiles(call, i); tiles != 0) plan.add_leaf(i, tiles);
   }
   return plan;
 }
@@ -107,10 +149,22 @@ UpdateLaunch<T, OneLeaf, kCapacity> launch_of(const UpdateCall<T>& call,
   for (std::size_t place = 0; place < planned.leaves.size(); ++place) {
     const auto [index, first_tile] = planned.leaves[place];
     launch.first_tiles[place] = first_tile;
-    launch.leaf[place] =
-        OneLeaf::of(call.leaves[index], call.row_of(static_cast<std::int64_t>(index)));
+    launch.leaf[place] = OneLeaf::of(call, index);
   }
   return launch;
+}
+
+// Calls with the leaf that a warp of a block works on, and the number of its tile in that leaf; for
+// a warp that is left over, not at all.
+template <typename T, typename OneLeaf, std::size_t kCapacity, typename Work>
+NADAM_XLA_INLINE void with_tile(const UpdateLaunch<T, OneLeaf, kCapacity>& launch,
+                                const std::int32_t block, const std::int32_t warp,
+                                const Work& work) {
+  const std::int64_t numbered = std::int64_t{kTilesOfBlock} * block + warp;
+  if (numbered >= launch.tiles) return;
+  const auto tile = static_cast<std::int32_t>(numbered);
+  const std::int32_t place = leaf_of(tile, launch.first_tiles, launch.leaves);
+  work(launch.leaf[place], tile - launch.first_tiles[place]);
 }
 
 // The coefficients of a leaf in a batch entry.

@@ -13,6 +13,8 @@ namespace nadam_xla::cuda {
 // A part of one batch entry of a leaf, and all that its update needs to know.
 template <typename T>
 struct StoredStretch {
+  using Number = T;
+
   const Leaf& leaf;
   StreamSet streams;
   Rounding rounding;
@@ -55,6 +57,12 @@ NADAM_XLA_INLINE Loaded<T, kCount> load_stream(const StoredStretch<T>& s, const 
   return load_stored<T, kCount>(s.leaf.storage(stream), s.in(stream), first + i);
 }
 
+template <int kCount, typename T>
+NADAM_XLA_INLINE Numbers<T, kCount> decoded_stream(const StoredStretch<T>& s, const Stream stream,
+                                                   const Loaded<T, kCount>& loaded) {
+  return decoded<T, kCount>(s.leaf.storage(stream), loaded);
+}
+
 // As the master has them, where there is one. Parameters that are not there are zero.
 template <int kCount, typename T>
 NADAM_XLA_INLINE Loaded<T, kCount> load_params(const StoredStretch<T>& s, const std::int32_t i) {
@@ -83,8 +91,8 @@ NADAM_XLA_INLINE Rounder<kCount> rounder_of(const StoredStretch<T>& s, const std
 }
 
 // Stores the remainders of new parameters; returns their bfloat16.
-template <typename T, int kCount>
-NADAM_XLA_INLINE Words<kCount, 2> divide(const StoredStretch<T>& s, const std::int32_t i,
+template <typename OneStretch, typename T, int kCount>
+NADAM_XLA_INLINE Words<kCount, 2> divide(const OneStretch& s, const std::int32_t i,
                                          const Numbers<T, kCount>& params) {
   void* const master = s.leaf.out[kResults - 1];
   const std::int64_t at = s.in_stacks + i;
@@ -94,20 +102,19 @@ NADAM_XLA_INLINE Words<kCount, 2> divide(const StoredStretch<T>& s, const std::i
 }
 
 // A master that is a full copy.
-template <typename T, int kCount>
-NADAM_XLA_INLINE void store_copy(const StoredStretch<T>& s, const std::int32_t i,
+template <typename OneStretch, typename T, int kCount>
+NADAM_XLA_INLINE void store_copy(const OneStretch& s, const std::int32_t i,
                                  const Numbers<T, kCount>& params) {
   store_encoded(params, s.of_params(), to_nearest<kCount>(), s.leaf.out[kResults - 1],
                 s.in_stacks + i);
 }
 
 // Stores the master of the new parameters, where there is one; returns their change as stored.
-template <typename T, int kCount>
-NADAM_XLA_INLINE Numbers<T, kCount> change_as_stored(const StoredStretch<T>& s,
-                                                     const std::int32_t i,
-                                                     const Numbers<T, kCount>& params,
-                                                     const Words<kCount, 2>& before) {
+template <typename OneStretch, typename T, int kCount>
+NADAM_XLA_INLINE Numbers<T, kCount> change_as_stored(const OneStretch& s, const std::int32_t i,
+                                                     const Numbers<T, kCount>& params) {
   const Storage stored = s.leaf.storage(Stream::kParams);
+  const auto before = load_words<kCount, 2>(s.in(Stream::kParams), s.in_stacks + i);
   Words<kCount, 2> after;
   if (s.has_remainder()) {
     after = divide(s, i, params);
@@ -122,15 +129,29 @@ NADAM_XLA_INLINE Numbers<T, kCount> change_as_stored(const StoredStretch<T>& s,
   return each<T, kCount>([&](const int k) { return to.at[k] - from.at[k]; });
 }
 
-// Encodes and stores the moments, and behind them the first result where `has_first`.
-template <Returns kReturns, typename T, int kCount>
-NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_t i,
+template <int kCount, typename T>
+NADAM_XLA_INLINE Rounder<kCount> rounder_of_moments(const StoredStretch<T>& s,
+                                                    const std::int32_t i) {
+  return rounder_of<kCount>(s, i, Draw::kOfMoments);
+}
+
+template <typename T, int kCount>
+NADAM_XLA_INLINE void store_result(const StoredStretch<T>& s, const std::int32_t i,
+                                   const int result, const Numbers<T, kCount>& numbers,
+                                   const Rounder<kCount>& rounder) {
+  store_encoded(numbers, s.leaf.storage_of_result(result), rounder, s.leaf.out[result],
+                s.in_stacks + i);
+}
+
+// Encodes and stores the moments, and behind them the first result, if it is not yet stored.
+template <Returns kReturns, typename OneStretch, typename T, int kCount>
+NADAM_XLA_INLINE void store_results(const OneStretch& s, const std::int32_t i,
                                     const Numbers<T, kCount>& mu, const Numbers<T, kCount>& nu,
-                                    const Numbers<T, kCount>& first, const bool has_first) {
+                                    const Numbers<T, kCount>& first) {
+  const bool has_first = kReturns == Returns::kChange || !s.has_remainder();
   Numbers<T, kCount> numbers = mu;
-  Rounder<kCount> rounder = rounder_of<kCount>(s, i, Draw::kOfMoments);
+  Rounder<kCount> rounder = rounder_of_moments<kCount>(s, i);
   // Not unrolled, so that there is one encoder of each kind and not three.
-  constexpr int kMoments = rule_states(Averaging::kOff);
   NADAM_XLA_NO_UNROLL
   for (int which = 0; which < kMoments + has_first; ++which) {
     const bool is_first = which == kMoments;
@@ -141,16 +162,22 @@ NADAM_XLA_INLINE void store_results(const StoredStretch<T>& s, const std::int32_
                     ? to_nearest<kCount>()
                     : rounder_of<kCount>(s, i, Draw::kOfParams);
     }
-    store_encoded(numbers, s.leaf.storage_of_result(result), rounder, s.leaf.out[result],
-                  s.in_stacks + i);
+    store_result(s, i, result, numbers, rounder);
     numbers = nu;
     rounder.draws = with_swapped_bytes(rounder.draws);
   }
 }
 
-// Updates kCount elements, the first of which is element `i` of the stretch.
-template <Returns kReturns, Averaging kAveraging, int kCount, typename T>
-NADAM_XLA_INLINE void update_group(const StoredStretch<T>& s, const std::int32_t i) {
+// What a few elements become.
+template <typename T, Averaging kAveraging, int kCount>
+struct Group {
+  Numbers<T, kCount> params, change, states[rule_states(kAveraging)];
+};
+
+// Loads kCount elements, the first of which is element `i` of the stretch, and updates them.
+template <Averaging kAveraging, int kCount, typename OneStretch>
+NADAM_XLA_INLINE auto updated_group(const OneStretch& s, const std::int32_t i) {
+  using T = typename OneStretch::Number;
   constexpr int kIn = rule_streams(kAveraging);
   // All loads come before the first use: what is in flight together hides the memory's latency.
   Loaded<T, kCount> loaded[kIn];
@@ -159,50 +186,57 @@ NADAM_XLA_INLINE void update_group(const StoredStretch<T>& s, const std::int32_t
   for (int stream = 1; stream < kIn; ++stream) {
     loaded[stream] = load_stream<kCount>(s, static_cast<Stream>(stream), i);
   }
-  Words<kCount, 2> before{};
-  if (kReturns == Returns::kChange && s.changes_as_stored()) {
-    before = load_words<kCount, 2>(s.in(Stream::kParams), s.in_stacks + i);
-  }
 
   Numbers<T, kCount> numbers[kIn];
+  numbers[0] = decoded<T, kCount>(s.of_params(), loaded[0]);
   NADAM_XLA_UNROLL
-  for (int stream = 0; stream < kIn; ++stream) {
-    const Storage storage = stream == 0 ? s.of_params() : s.leaf.stored[stream];
-    numbers[stream] = decoded<T, kCount>(storage, loaded[stream]);
+  for (int stream = 1; stream < kIn; ++stream) {
+    numbers[stream] = decoded_stream(s, static_cast<Stream>(stream), loaded[stream]);
   }
 
-  Numbers<T, kCount> params, change, mu, nu;
-  [[maybe_unused]] Numbers<T, kCount> average;
+  Group<T, kAveraging, kCount> to;
   NADAM_XLA_UNROLL
   for (int k = 0; k < kCount; ++k) {
     Element<T, kAveraging> element;
     NADAM_XLA_UNROLL
-    for (int stream = 0; stream < kIn; ++stream) {
-      element.of[stream] = numbers[stream].at[k];
+    for (int stream = 0; stream < kIn; ++stream) element.of[stream] = numbers[stream].at[k];
+    const Updated<T, kAveraging> updated = update_rule(s.row, element);
+    to.params.at[k] = updated.params;
+    to.change.at[k] = updated.change;
+    NADAM_XLA_UNROLL
+    for (int state = 0; state < rule_states(kAveraging); ++state) {
+      to.states[state].at[k] = updated.states[state];
     }
-    const Updated<T, kAveraging> to = update_rule(s.row, element);
-    params.at[k] = to.params;
-    change.at[k] = to.change;
-    mu.at[k] = to.states[0];
-    nu.at[k] = to.states[1];
-    if constexpr (kAveraging == Averaging::kOn) average.at[k] = to.states[2];
   }
+  return to;
+}
+
+// Stores all but the moments and the first result, and returns that; what has remainders is stored
+// with them.
+template <Returns kReturns, typename OneStretch, typename T, Averaging kAveraging, int kCount>
+NADAM_XLA_INLINE Numbers<T, kCount> store_params(const OneStretch& s, const std::int32_t i,
+                                                 const Group<T, kAveraging, kCount>& group) {
   if constexpr (kAveraging == Averaging::kOn) {
-    store_encoded(average, s.leaf.storage(Stream::kAverage), to_nearest<kCount>(),
+    store_encoded(group.states[2], s.leaf.storage(Stream::kAverage), to_nearest<kCount>(),
                   s.leaf.out[kRuleResults - 1], s.in_stacks + i);
   }
-
   if constexpr (kReturns == Returns::kChange) {
-    if (s.changes_as_stored()) change = change_as_stored(s, i, params, before);
-    store_results<kReturns>(s, i, mu, nu, change, true);
+    return s.changes_as_stored() ? change_as_stored(s, i, group.params) : group.change;
   } else {
     if (s.has_remainder()) {
-      store_words(s.leaf.out[0], s.in_stacks + i, divide(s, i, params));
+      store_words(s.leaf.out[0], s.in_stacks + i, divide(s, i, group.params));
     } else if (s.has_master()) {
-      store_copy(s, i, params);
+      store_copy(s, i, group.params);
     }
-    store_results<kReturns>(s, i, mu, nu, params, !s.has_remainder());
+    return group.params;
   }
+}
+
+template <Returns kReturns, Averaging kAveraging, int kCount, typename T>
+NADAM_XLA_INLINE void update_group(const StoredStretch<T>& s, const std::int32_t i) {
+  const auto group = updated_group<kAveraging, kCount>(s, i);
+  const auto first = store_params<kReturns>(s, i, group);
+  store_results<kReturns>(s, i, group.states[0], group.states[1], first);
 }
 
 template <int kBytes>
@@ -283,16 +317,20 @@ NADAM_XLA_INLINE std::int32_t before_boundaries(const StoredStretch<T>& s, const
   return most;
 }
 
-// Single elements, groups, single elements. The random numbers of a group are counted from the
-// beginning of the batch entry, and so are tiles: with an element before it, no group has its own.
+inline constexpr std::int32_t kNoGroups = 0x7fffffff;
+
+// How many single elements stand before the groups of a stretch, or kNoGroups.
 template <typename T>
-NADAM_XLA_INLINE PackedParts parts_of(const StoredStretch<T>& s) {
+NADAM_XLA_INLINE std::int32_t head_of(const StoredStretch<T>& s) {
   const std::int32_t head = before_boundaries(s, 0);
-  const bool has_groups = head == 0 || (s.rounding == Rounding::kNearest && head < s.length &&
-                                        before_boundaries(s, head) == 0);
-  if (!has_groups) return {s.length, 0, 0};
-  const std::int32_t groups = (s.length - head) / kGroup;
-  return {head, groups, s.length - head - groups * kGroup};
+  return head == 0 || before_boundaries(s, head) == 0 ? head : kNoGroups;
+}
+
+// Single elements, groups, single elements.
+NADAM_XLA_INLINE PackedParts parts_of(const std::int32_t head, const std::int32_t length) {
+  if (head >= length) return {length, 0, 0};
+  const std::int32_t groups = (length - head) / kGroup;
+  return {head, groups, length - head - groups * kGroup};
 }
 
 // An entry's call returns parameters.
@@ -327,7 +365,11 @@ NADAM_XLA_INLINE void update_tile(const UpdateLaunch<T, StoredLeaf<kAveraging>, 
     skip<kReturns>(s, lane);
     return;
   }
-  const PackedParts parts = parts_of(s);
+  // The random numbers of a group are counted from the beginning of the batch entry, and so are
+  // tiles: with an element before it, no group has its own.
+  const std::int32_t head = head_of(s);
+  const bool has_groups = head == 0 || s.rounding == Rounding::kNearest;
+  const PackedParts parts = parts_of(has_groups ? head : kNoGroups, s.length);
   for (std::int32_t group = lane; group < parts.packs; group += kWarp) {
     update_group<kReturns, kAveraging, kGroup>(s, parts.head + group * kGroup);
   }

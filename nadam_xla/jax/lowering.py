@@ -8,7 +8,6 @@ import numpy as np
 from jax.interpreters import mlir
 
 from nadam_xla import targets
-from nadam_xla.blockwise import SERVED_ON
 from nadam_xla.calls import in_order_of_birth
 from nadam_xla.jax.availability import has_kernel, platform_of_calls
 from nadam_xla.jax.donation import overwritable
@@ -53,9 +52,7 @@ def install() -> None:
 def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     """The primitive as users bind it: one call, or one on each device of a mesh."""
     platforms = ctx.platforms or ctx.module_context.platforms
-    with_kernel = [
-        _serves(platform, streams) and has_kernel(platform, ctx) for platform in platforms
-    ]
+    with_kernel = [has_kernel(platform, ctx) for platform in platforms]
     partitioned = is_partitioned(ctx.module_context.axis_context)
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
@@ -90,18 +87,9 @@ def _attributes(streams: Streams, first_row: int) -> dict[str, Any]:
     }
 
 
-def _serves(platform: str, streams: Streams) -> bool:
-    """Whether the kernels for this platform have all that such a call asks for."""
-    return platform in SERVED_ON or not streams.has_scales
-
-
 def _by_platform(*operands: jax.Array, streams: Streams) -> Any:
     """Both ways, in an exported program that chooses where it is run."""
-    calls = {
-        platform: partial(_in_full_calls, platform, streams=streams)
-        for platform in NAMES
-        if _serves(platform, streams)
-    }
+    calls = {platform: partial(_in_full_calls, platform, streams=streams) for platform in NAMES}
     default = partial(reference, streams=streams)
     return jax.lax.platform_dependent(*operands, default=default, **calls)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from nadam_xla.blockwise import SERVED_ON
 from nadam_xla.keras import tensorflow_replicas
 from nadam_xla.keras.leaf_checks import check_leaves
 from nadam_xla.keras.optimizer_state import facts_of
@@ -14,7 +13,7 @@ from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import dense, update
 from nadam_xla.keras.tensorflow_leaves import Step, step_of
-from nadam_xla.platforms import CPU, CUDA, NAMES, platform_of_tensorflow_device
+from nadam_xla.platforms import CPU, CUDA, NAMES
 from nadam_xla.tensorflow import runtime
 from nadam_xla.update_path import UpdatePath
 
@@ -107,19 +106,15 @@ def _why_not_these(name: str, step: Step, has_replicas: bool) -> str | None:
             f"the variables of {name} are on {len(step.devices)} devices,"
             f" {', '.join(sorted(step.devices))}, and a fused step runs on one"
         )
-    scales = (*step.variables.momentum_scales, *step.variables.velocity_scales)
-    has_codes = any(x is not None for x in scales)
-    reasons = (_why_no_kernel(device, has_replicas, has_codes) for device in step.devices)
+    reasons = (_why_no_kernel(device, has_replicas) for device in step.devices)
     return next((reason for reason in reasons if reason is not None), None)
 
 
 @cache  # asked at every eager step
-def _why_no_kernel(device: str, has_replicas: bool, has_codes: bool) -> str | None:
+def _why_no_kernel(device: str, has_replicas: bool) -> str | None:
     device_type = tf.DeviceSpec.from_string(device).device_type if device else None
     device_type = device_type or NAMES[CPU].tensorflow_device
     if has_replicas and device_type == NAMES[CUDA].tensorflow_device:
         return "GPUs that hold replicas reduce in other ways, which nobody has tried"
     reason = runtime.why_no_kernel(device_type)
-    if reason is None and has_codes and platform_of_tensorflow_device(device_type) not in SERVED_ON:
-        reason = "nadam_xla's kernels for it know no moments in codes of eight bits"
     return None if reason is None else f"nothing is fused on the device {device}: {reason}"

@@ -1,8 +1,8 @@
 // The launches on a GPU without XLA: memory at any offset, guarded on both sides, and CUDA graphs.
 //
-// Everything is compared with the rule as the host computes it, bit for bit. Small and without a
-// framework, so that compute-sanitizer sees every access in seconds. Prints what it checked; exits
-// with 1 at the first difference.
+// Updates are compared with what the CPU's loops make of the same call, bit for bit. Small and
+// without a framework, so that compute-sanitizer sees every access in seconds. Prints what it
+// checked; exits with 1 at the first difference.
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -11,11 +11,15 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "kernels/blockwise.h"
+#include "kernels/cpu/update.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
@@ -23,22 +27,21 @@
 
 namespace {
 
+using nadam_xla::Leaf;
 using nadam_xla::Returns;
-using nadam_xla::Row;
+using nadam_xla::Rounding;
 using nadam_xla::RowFormat;
 using nadam_xla::RowLayout;
-using nadam_xla::Streams;
+using nadam_xla::Scales;
+using nadam_xla::Storage;
+using nadam_xla::Stream;
 using nadam_xla::StreamSet;
 using nadam_xla::SumSquaresCall;
 using nadam_xla::UpdateCall;
-using nadam_xla::Updated;
 using nadam_xla::cuda::check;
 
 constexpr RowFormat kFormat{RowLayout::kV2, nadam_xla::kRowLength};
 
-constexpr int kInputs = 4;   // params, grads, mu, nu
-constexpr int kOutputs = 3;  // updated, mu, nu
-constexpr std::int64_t kGuard = 8;
 constexpr std::int64_t kSpareParts = 64;
 
 std::mt19937 generator(0);
@@ -52,54 +55,58 @@ void require(const bool holds, const std::string& what) {
   if (!holds) throw std::runtime_error(what);
 }
 
-// Device memory of `count` elements, `shift` elements beyond a boundary of 16 bytes, with guards
-// before and after, which must stay as they are.
-template <typename T>
+using Bytes = std::vector<unsigned char>;
+
+// Device memory of some bytes, `shift` beyond a boundary of 16, with guards before and after, which
+// must stay as they are.
 class Guarded {
  public:
-  Guarded(const std::int64_t count, const std::int64_t shift)
-      : count_(count), begin_(kGuard + shift), host_(kGuard + shift + count + kGuard) {
-    for (T& x : host_) x = T(-77);
-    check(cudaMalloc(&device_, host_.size() * sizeof(T)), "cudaMalloc");
-    check(cudaMemcpy(device_, host_.data(), host_.size() * sizeof(T), cudaMemcpyHostToDevice),
-          "cudaMemcpy");
+  Guarded(const std::int64_t bytes, const std::int64_t shift)
+      : bytes_(bytes), begin_(kGuard + shift), host_(kGuard + shift + bytes + kGuard, kUnwritten) {
+    check(cudaMalloc(&device_, host_.size()), "cudaMalloc");
+    check(cudaMemcpy(device_, host_.data(), host_.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
   }
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
   ~Guarded() { cudaFree(device_); }
 
-  T* data() const { return device_ + begin_; }
-
-  void write(const std::vector<T>& values) {
-    check(cudaMemcpy(data(), values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
-          "cudaMemcpy");
+  template <typename T = void>
+  T* data() const {
+    return reinterpret_cast<T*>(device_ + begin_);
   }
 
-  std::vector<T> read() {
-    check(cudaMemcpy(host_.data(), device_, host_.size() * sizeof(T), cudaMemcpyDeviceToHost),
-          "cudaMemcpy");
+  void write(const void* const values) {
+    check(cudaMemcpy(data(), values, bytes_, cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+
+  Bytes read() {
+    check(cudaMemcpy(host_.data(), device_, host_.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
     const auto first = host_.begin() + begin_;
-    for (auto x = host_.begin(); x != first; ++x) require(*x == T(-77), "written before a leaf");
-    for (auto x = first + count_; x != host_.end(); ++x) {
-      require(*x == T(-77), "written after a leaf");
+    for (auto x = host_.begin(); x != first; ++x)
+      require(*x == kUnwritten, "written before a leaf");
+    for (auto x = first + bytes_; x != host_.end(); ++x) {
+      require(*x == kUnwritten, "written after a leaf");
     }
-    return {first, first + count_};
+    return {first, first + bytes_};
   }
 
  private:
-  std::int64_t count_;
+  static constexpr std::int64_t kGuard = 64;
+  static constexpr unsigned char kUnwritten = 0xb3;
+
+  std::int64_t bytes_;
   std::int64_t begin_;
-  std::vector<T> host_;
-  T* device_ = nullptr;
+  Bytes host_;
+  unsigned char* device_ = nullptr;
 };
 
 // It comes after what the host copies: it is no stream that does not block.
-class Stream {
+class CudaStream {
  public:
-  Stream() { check(cudaStreamCreate(&stream_), "a new stream"); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  ~Stream() { cudaStreamDestroy(stream_); }
+  CudaStream() { check(cudaStreamCreate(&stream_), "a new stream"); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+  ~CudaStream() { cudaStreamDestroy(stream_); }
   cudaStream_t get() const { return stream_; }
   void wait() const { check(cudaStreamSynchronize(stream_), "the work on the stream"); }
 
@@ -126,7 +133,7 @@ class Parts {
 // Work that was captured from a stream.
 class Graph {
  public:
-  Graph(const Stream& stream, const std::function<void(cudaStream_t)>& work) {
+  Graph(const CudaStream& stream, const std::function<void(cudaStream_t)>& work) {
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "the capture");
     work(stream.get());
@@ -139,7 +146,7 @@ class Graph {
   Graph& operator=(const Graph&) = delete;
   ~Graph() { cudaGraphExecDestroy(executable_); }
   std::size_t nodes() const { return nodes_; }
-  void replay(const Stream& stream) const {
+  void replay(const CudaStream& stream) const {
     check(cudaGraphLaunch(executable_, stream.get()), "the replay of the graph");
   }
 
@@ -148,116 +155,274 @@ class Graph {
   std::size_t nodes_ = 0;
 };
 
+// How the streams of a leaf are stored.
+struct Kind {
+  const char* name;
+  Storage params, grads, mu, nu;
+  std::optional<Storage> average = {}, master = {};
+  Rounding rounding = Rounding::kNearest;
+
+  StreamSet streams() const {
+    const auto bit = [](const Stream stream, const bool is_there) {
+      return std::int64_t{is_there} << nadam_xla::bit_of(stream);
+    };
+    return StreamSet(0b1111 | bit(Stream::kAverage, average.has_value()) |
+                     bit(Stream::kMaster, master.has_value()) |
+                     bit(Stream::kMuScales, nadam_xla::is_codes(mu)) |
+                     bit(Stream::kNuScales, nadam_xla::is_codes(nu)));
+  }
+
+  Storage of(const Stream stream) const {
+    switch (stream) {
+      case Stream::kGrads:
+        return grads;
+      case Stream::kMu:
+        return mu;
+      case Stream::kNu:
+        return nu;
+      case Stream::kAverage:
+        return average.value();
+      case Stream::kMaster:
+        return master.value();
+      case Stream::kMuScales:
+      case Stream::kNuScales:
+        return Storage::kF32;
+      default:
+        return params;
+    }
+  }
+};
+
 struct Options {
   std::int64_t batch = 1;
-  bool a_row_each = false;
   bool in_place = true;
   bool alike = true;  // all streams of a leaf equally far from a boundary
   Returns returns = Returns::kParams;
   bool skip = false;
 };
 
-// A call of the update with its memory, and what it must give.
+// Of one batch entry. What is not in codes has one row.
+struct Shape {
+  std::int64_t rows, columns;
+
+  std::int64_t elements() const { return rows * columns; }
+  std::int64_t blocks() const { return nadam_xla::blockwise::blocks_of(elements(), columns); }
+};
+
+// An element of a stream, in so many bytes.
+template <typename T>
+void append(Bytes& bytes, const T element) {
+  const auto* const first = reinterpret_cast<const unsigned char*>(&element);
+  bytes.insert(bytes.end(), first, first + sizeof(T));
+}
+
+void append_drawn(Bytes& bytes, const Storage storage, const double low, const double high) {
+  const auto x = uniform<double>(low, high);
+  switch (storage) {
+    case Storage::kF32:
+      return append(bytes, static_cast<float>(x));
+    case Storage::kF64:
+      return append(bytes, x);
+    case Storage::kBF16:
+      return append(bytes, nadam_xla::to_bfloat16(static_cast<float>(x)));
+    case Storage::kF16:
+      return append(bytes, nadam_xla::to_float16(static_cast<float>(x)));
+    case Storage::kRemainder16:
+      return append(bytes, static_cast<std::uint16_t>(generator()));
+    case Storage::kRemainder8:
+      return append(bytes, static_cast<std::uint8_t>(generator()));
+    case Storage::kBlock8Signed:
+      return append(bytes, static_cast<std::int8_t>(uniform<double>(-127, 127)));
+    case Storage::kBlock8Unsigned:
+      return append(bytes, static_cast<std::uint8_t>(uniform<double>(0, 248)));
+  }
+}
+
+// A call of the update with its memory, and what it must give: what the CPU's loops do.
 template <typename T>
 class Update {
  public:
-  Update(const std::vector<std::int64_t>& lengths, const std::int64_t shift, const Options& options)
-      : options_(options),
-        lengths_(lengths),
-        rows_(options.a_row_each ? static_cast<std::int64_t>(lengths.size()) : 1),
-        table_(options.batch * rows_ * kFormat.length, 0) {
-    call_.coefficients = table_.data();
-    call_.format = kFormat;
-    call_.batch = options.batch;
-    call_.rows = rows_;
-    call_.first_row = 0;
-    call_.returns = options.returns;
-    for (const std::int64_t length : lengths) {
-      std::vector<T*> at;
-      for (int i = 0; i < kInputs + kOutputs; ++i) {
-        const std::int64_t by = options.alike ? shift : (shift + i) % 4;
-        buffers_.push_back(std::make_unique<Guarded<T>>(options.batch * length, by));
-        at.push_back(buffers_.back()->data());
+  Update(const std::vector<Shape>& shapes, const std::int64_t shift, const Kind& kind,
+         const Options& options)
+      : kind_(kind),
+        options_(options),
+        shapes_(shapes),
+        streams_(kind.streams()),
+        rows_(options.batch * static_cast<std::int64_t>(shapes.size())),
+        table_(rows_ * kFormat.length * sizeof(T), 0) {
+    for (const Shape& shape : shapes) {
+      leaves_.emplace_back();
+      for (int i = 0; i < nadam_xla::kAllStreams; ++i) {
+        const auto stream = static_cast<Stream>(i);
+        leaves_.back().in[i] = memory_of(stream, shape, options.alike ? shift : shift + i);
       }
-      if (options.in_place) {
-        at[4] = at[options.returns == Returns::kParams ? 0 : 1];
-        at[5] = at[2];
-        at[6] = at[3];
+      for (int i = 0; i < nadam_xla::kAllResults; ++i) {
+        leaves_.back().out[i] = memory_of_result(leaves_.back(), i, shape, shift);
       }
-      call_.leaves.push_back({{at[0], at[1], at[2], at[3]}, {at[4], at[5], at[6]}, length});
     }
   }
 
-  const UpdateCall<T>& call() const { return call_; }
+  void enqueue(const cudaStream_t stream) const {
+    nadam_xla::cuda::update(call_of(table_.data<T>(),
+                                    [](const Memory& memory) {
+                                      return memory.device == nullptr ? nullptr
+                                                                      : memory.device->data();
+                                    }),
+                            stream);
+  }
 
-  // New inputs and coefficients in the same memory.
+  // New inputs and coefficients in the same memory, and what becomes of them.
   void draw() {
     std::vector<T> table;
-    for (std::int64_t row = 0; row < options_.batch * rows_; ++row) {
+    for (std::int64_t row = 0; row < rows_; ++row) {
       const double ranges[][2] = {{0.1, 10},    {0.1, 10},    {1, 1e3},    {0.5, 0.99},
                                   {0.01, 0.5},  {0.9, 0.999}, {1e-3, 0.1}, {1e-4, 1e-2},
                                   {1e-8, 1e-3}, {0, 1e-3},    {0, 0.1},    {0, 0.1},
                                   {0.1, 10},    {0.5, 3}};
       for (const auto& range : ranges) table.push_back(uniform<T>(range[0], range[1]));
       table.push_back(options_.skip ? T(1) : T(0));
+      while (table.size() % kFormat.length != kFormat.length - 2) {
+        table.push_back(std::floor(uniform<T>(0, 65536)));  // the key of the random numbers
+      }
+      for (int i = 0; i < 2; ++i) table.push_back(uniform<T>(0, 1));  // the average's weights
     }
-    table_.write(table);
-    expected_.clear();
-    for (std::size_t leaf = 0; leaf < lengths_.size(); ++leaf) draw_leaf(leaf, table);
+    table_.write(table.data());
+    for (std::size_t leaf = 0; leaf < leaves_.size(); ++leaf) draw_leaf(leaf);
+    run_on_cpu(table.data());
   }
 
   void compare() {
-    for (std::size_t leaf = 0; leaf < lengths_.size(); ++leaf) {
-      const bool changes = options_.returns == Returns::kChange;
-      const int outputs[] = {options_.in_place ? (changes ? 1 : 0) : 4, options_.in_place ? 2 : 5,
-                             options_.in_place ? 3 : 6};
-      for (int i = 0; i < kInputs + kOutputs; ++i) buffer(leaf, i).read();  // the guards
-      for (int i = 0; i < kOutputs; ++i) {
-        const std::vector<T> found = buffer(leaf, outputs[i]).read();
-        require(found.empty() || std::memcmp(found.data(), expected_[leaf][i].data(),
-                                             found.size() * sizeof(T)) == 0,
-                "result " + std::to_string(i) + " of a leaf of " + std::to_string(lengths_[leaf]) +
-                    " elements differs from the rule");
+    for (std::size_t leaf = 0; leaf < leaves_.size(); ++leaf) {
+      for (const auto& [device, host] : leaves_[leaf].in) {
+        if (device != nullptr) device->read();  // the guards
+      }
+      for (int i = 0; i < nadam_xla::kAllResults; ++i) {
+        const auto& [device, host] = leaves_[leaf].out[i];
+        require(device == nullptr || device->read() == *host,
+                std::string(kind_.name) + ": result " + std::to_string(i) + " of a leaf of " +
+                    std::to_string(shapes_[leaf].rows) + " x " +
+                    std::to_string(shapes_[leaf].columns) + " elements differs from the CPU's");
       }
     }
   }
 
  private:
-  Guarded<T>& buffer(const std::size_t leaf, const int which) {
-    return *buffers_[leaf * (kInputs + kOutputs) + which];
+  // The same on the device and on the host; null where a leaf has no such stream.
+  struct Memory {
+    std::shared_ptr<Guarded> device;
+    std::shared_ptr<Bytes> host;
+  };
+  struct Memories {
+    Memory in[nadam_xla::kAllStreams], out[nadam_xla::kAllResults];
+  };
+
+  std::int64_t count(const Stream stream, const Shape& shape) const {
+    const bool is_scales = stream == Stream::kMuScales || stream == Stream::kNuScales;
+    return options_.batch * (is_scales ? shape.blocks() : shape.elements());
   }
 
-  void draw_leaf(const std::size_t leaf, const std::vector<T>& table) {
-    const std::int64_t length = lengths_[leaf];
-    std::vector<T> inputs[kInputs];
-    for (int i = 0; i < kInputs; ++i) {
-      for (std::int64_t k = 0; k < options_.batch * length; ++k) {
-        inputs[i].push_back(uniform<T>(i == 3 ? 0 : -3, 3));
+  Memory memory_of(const Stream stream, const Shape& shape, const std::int64_t shift) const {
+    if (!streams_.has(stream)) return {};
+    const std::int64_t size = nadam_xla::size_of(kind_.of(stream));
+    const std::int64_t bytes = size * count(stream, shape);
+    return {std::make_shared<Guarded>(bytes, size * shift % 16), std::make_shared<Bytes>(bytes)};
+  }
+
+  // On the host never that of an operand.
+  Memory memory_of_result(const Memories& leaf, const int result, const Shape& shape,
+                          const std::int64_t shift) const {
+    const bool changes = result == 0 && options_.returns == Returns::kChange;
+    const Stream stream = changes ? Stream::kGrads : nadam_xla::stream_of_result(result);
+    if (!streams_.has(stream)) return {};
+    Memory memory = memory_of(stream, shape, options_.alike ? shift : shift + 3 * result);
+    if (options_.in_place) memory.device = leaf.in[static_cast<int>(stream)].device;
+    return memory;
+  }
+
+  template <typename Address>
+  UpdateCall<T> call_of(const T* const table, const Address& address) const {
+    UpdateCall<T> call;
+    call.coefficients = table;
+    call.format = kFormat;
+    call.batch = options_.batch;
+    call.rows = static_cast<std::int64_t>(shapes_.size());
+    call.first_row = 0;
+    call.returns = options_.returns;
+    call.streams = streams_;
+    call.rounding = kind_.rounding;
+    for (std::size_t leaf = 0; leaf < leaves_.size(); ++leaf) {
+      call.leaves.push_back(leaf_of(leaf, address));
+      if (streams_.has_scales()) call.scales.push_back(scales_of(leaf, address));
+    }
+    return call;
+  }
+
+  template <typename Address>
+  Leaf leaf_of(const std::size_t number, const Address& address) const {
+    const Memories& memories = leaves_[number];
+    Leaf leaf{};
+    for (int i = 0; i < nadam_xla::kStreams; ++i) {
+      const auto stream = static_cast<Stream>(i);
+      const Stream present = streams_.has(stream) ? stream : Stream::kGrads;
+      leaf.in[i] = address(memories.in[static_cast<int>(present)]);
+      leaf.stored[i] = kind_.of(present);
+    }
+    for (int i = 0; i < nadam_xla::kResults; ++i) {
+      leaf.out[i] = address(memories.out[streams_.has_result(i) ? i : 0]);
+    }
+    leaf.stored_first = options_.returns == Returns::kChange ? kind_.grads : kind_.params;
+    leaf.length = shapes_[number].elements();
+    return leaf;
+  }
+
+  template <typename Address>
+  Scales scales_of(const std::size_t number, const Address& address) const {
+    const Memories& memories = leaves_[number];
+    Scales scales{{}, {}, shapes_[number].columns};
+    for (int i = 0; i < nadam_xla::kMoments; ++i) {
+      const Stream stream = nadam_xla::scales_of(i);
+      if (!streams_.has(stream)) continue;
+      scales.in[i] = static_cast<const float*>(address(memories.in[static_cast<int>(stream)]));
+      scales.out[i] = static_cast<float*>(address(memories.out[nadam_xla::result_of(stream)]));
+    }
+    return scales;
+  }
+
+  void draw_leaf(const std::size_t leaf) {
+    for (int i = 0; i < nadam_xla::kAllStreams; ++i) {
+      const auto& [device, host] = leaves_[leaf].in[i];
+      if (device == nullptr) continue;
+      const auto stream = static_cast<Stream>(i);
+      const bool is_negative =
+          stream != Stream::kNu && stream != Stream::kMuScales && stream != Stream::kNuScales;
+      host->clear();
+      for (std::int64_t k = 0; k < count(stream, shapes_[leaf]); ++k) {
+        append_drawn(*host, kind_.of(stream), is_negative ? -3 : 0, 3);
       }
-      buffer(leaf, i).write(inputs[i]);
+      device->write(host->data());
     }
-    std::vector<std::vector<T>> outputs(kOutputs);
-    for (std::int64_t k = 0; k < options_.batch * length; ++k) {
-      const std::int64_t row = k / length * rows_ + (rows_ == 1 ? 0 : leaf);
-      const Row<T> coefficients =
-          nadam_xla::read_row(&table[row * kFormat.length], kFormat, StreamSet::with_params());
-      const T p = inputs[0][k], g = inputs[1][k], m = inputs[2][k], v = inputs[3][k];
-      Updated<T> to{p, T(0), {m, v}};
-      if (!options_.skip) to = nadam_xla::update_rule(coefficients, {p, g, m, v});
-      outputs[0].push_back(options_.returns == Returns::kParams ? to.params : to.change);
-      outputs[1].push_back(to.states[0]);
-      outputs[2].push_back(to.states[1]);
-    }
-    expected_.push_back(std::move(outputs));
   }
 
+  void run_on_cpu(const T* const table) const {
+    const UpdateCall<T> call = call_of(table, [](const Memory& memory) -> void* {
+      return memory.host == nullptr ? nullptr : memory.host->data();
+    });
+    const auto run = [](const auto& work) {
+      for (std::int64_t chunk = 0; chunk < work.chunks(); ++chunk) work.run(chunk);
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      if (streams_.has_scales()) return run(nadam_xla::cpu::BlockwiseWork(call, 1));
+    }
+    run(nadam_xla::cpu::UpdateWork<T>(call, 1));
+  }
+
+  Kind kind_;
   Options options_;
-  std::vector<std::int64_t> lengths_;
-  std::int64_t rows_;
-  Guarded<T> table_;
-  std::vector<std::unique_ptr<Guarded<T>>> buffers_;
-  std::vector<std::vector<std::vector<T>>> expected_;
-  UpdateCall<T> call_;
+  std::vector<Shape> shapes_;
+  StreamSet streams_;
+  std::int64_t rows_;  // of the table, one for each leaf and batch entry
+  Guarded table_;
+  std::vector<Memories> leaves_;
 };
 
 // A call of the sums of squares with its memory, and what it must give.
@@ -266,13 +431,14 @@ class Sums {
  public:
   Sums(const std::vector<std::int64_t>& lengths, const std::int64_t shift, const std::int64_t batch)
       : lengths_(lengths),
-        sums_(batch * static_cast<std::int64_t>(lengths.size()), 0),
+        sums_(batch * static_cast<std::int64_t>(lengths.size() * sizeof(T)), 0),
         parts_(batch * static_cast<std::int64_t>(lengths.size()) + kSpareParts) {
     call_.batch = batch;
-    call_.results = sums_.data();
+    call_.results = sums_.template data<T>();
     for (const std::int64_t length : lengths) {
-      leaves_.push_back(std::make_unique<Guarded<T>>(batch * length, shift));
-      call_.leaves.push_back({leaves_.back()->data(), length});
+      const auto size = static_cast<std::int64_t>(sizeof(T));
+      leaves_.push_back(std::make_unique<Guarded>(batch * length * size, shift * size));
+      call_.leaves.push_back({leaves_.back()->data(), nadam_xla::kStorageOf<T>, length});
     }
   }
 
@@ -289,12 +455,14 @@ class Sums {
         values.push_back(x);
         expected_[k / lengths_[leaf] * lengths_.size() + leaf] += static_cast<double>(x) * x;
       }
-      leaves_[leaf]->write(values);
+      leaves_[leaf]->write(values.data());
     }
   }
 
   std::vector<T> compare() {
-    const std::vector<T> found = sums_.read();
+    const Bytes bytes = sums_.read();
+    std::vector<T> found(expected_.size());
+    std::memcpy(found.data(), bytes.data(), bytes.size());
     const double tolerance = sizeof(T) == sizeof(float) ? 3e-7 : 1e-14;
     for (std::size_t i = 0; i < found.size(); ++i) {
       require(std::abs(found[i] - expected_[i]) <= tolerance * expected_[i],
@@ -306,9 +474,9 @@ class Sums {
 
  private:
   std::vector<std::int64_t> lengths_;
-  Guarded<T> sums_;
+  Guarded sums_;
   Parts parts_;
-  std::vector<std::unique_ptr<Guarded<T>>> leaves_;
+  std::vector<std::unique_ptr<Guarded>> leaves_;
   std::vector<double> expected_;
   SumSquaresCall<T> call_;
 };
@@ -321,14 +489,68 @@ std::vector<std::int64_t> many_lengths() {
   return lengths;
 }
 
+std::vector<Shape> in_one_row(const std::vector<std::int64_t>& lengths) {
+  std::vector<Shape> shapes;
+  for (const std::int64_t length : lengths) shapes.push_back({1, length});
+  return shapes;
+}
+
+// Whole blocks, parts of one, and rows that begin and end anywhere.
+const std::vector<Shape> kRows = {{1, 1},   {3, 256}, {7, 100},  {5, 300},  {2, 513},
+                                  {40, 64}, {0, 64},  {3, 1285}, {33, 260}, {4, 1024}};
+
+std::vector<Shape> many_rows() {
+  std::vector<Shape> shapes;
+  for (std::int64_t i = 0; i < 100; ++i) shapes.push_back({1 + i % 3, 1 + i % 11 * 40});
+  return shapes;
+}
+
 template <typename T>
-int check_updates(const Stream& stream) {
+constexpr Storage kComputed = nadam_xla::kStorageOf<T>;
+
+template <typename T>
+constexpr Kind kAsComputed = {"as computed", kComputed<T>, kComputed<T>, kComputed<T>,
+                              kComputed<T>};
+
+template <typename T>
+std::vector<Kind> kinds() {
+  constexpr Storage kBF16 = Storage::kBF16, kF16 = Storage::kF16;
+  return {
+      kAsComputed<T>,
+      {"narrow", kBF16, kF16, kBF16, Storage::kF64, {}, {}, Rounding::kStochastic},
+      {"remainder", kBF16, kBF16, kF16, kBF16, kComputed<T>, Storage::kRemainder16},
+      {"correction", kBF16, kBF16, kBF16, kBF16, {}, Storage::kRemainder8, Rounding::kStochastic}};
+}
+
+// Of float32 alone.
+const std::vector<Kind> kKindsInCodes = {
+    {"codes", Storage::kF32, Storage::kF32, Storage::kBlock8Signed, Storage::kBlock8Unsigned},
+    {"codes of narrow",
+     Storage::kBF16,
+     Storage::kBF16,
+     Storage::kBlock8Signed,
+     Storage::kBlock8Unsigned,
+     Storage::kF32,
+     {},
+     Rounding::kStochastic},
+    {"first moments in codes",
+     Storage::kBF16,
+     Storage::kBF16,
+     Storage::kBlock8Signed,
+     Storage::kBF16,
+     {},
+     Storage::kRemainder16},
+};
+
+template <typename T>
+int check_kind(const CudaStream& stream, const Kind& kind, const std::vector<Shape>& shapes,
+               const std::vector<Shape>& few, const std::vector<Shape>& many) {
   int checked = 0;
-  const auto run = [&](const std::vector<std::int64_t>& lengths, const std::int64_t shift,
+  const auto run = [&](const std::vector<Shape>& of, const std::int64_t shift,
                        const Options& options) {
-    Update<T> update(lengths, shift, options);
+    Update<T> update(of, shift, kind, options);
     update.draw();
-    nadam_xla::cuda::update(update.call(), stream.get());
+    update.enqueue(stream.get());
     stream.wait();
     update.compare();
     ++checked;
@@ -339,23 +561,37 @@ int check_updates(const Stream& stream) {
         Options options;
         options.alike = alike;
         options.in_place = in_place;
-        options.a_row_each = shift % 2 == 1;
         options.returns = shift < 2 ? Returns::kParams : Returns::kChange;
-        run(kLengths, shift, options);
+        run(shapes, shift, options);
         options.skip = true;
-        run(kLengths, shift, options);
+        run(shapes, shift, options);
         options.skip = false;
         options.batch = 3;
-        run({1, 3, 4097}, shift, options);
+        run(few, shift, options);
       }
     }
   }
-  run(many_lengths(), 1, {});
+  run(many, 1, {});
   return checked;
 }
 
 template <typename T>
-int check_sums(const Stream& stream) {
+int check_updates(const CudaStream& stream) {
+  int checked = 0;
+  for (const Kind& kind : kinds<T>()) {
+    checked += check_kind<T>(stream, kind, in_one_row(kLengths), in_one_row({1, 3, 4097}),
+                             in_one_row(many_lengths()));
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    for (const Kind& kind : kKindsInCodes) {
+      checked += check_kind<T>(stream, kind, kRows, {{2, 256}, {3, 300}}, many_rows());
+    }
+  }
+  return checked;
+}
+
+template <typename T>
+int check_sums(const CudaStream& stream) {
   int checked = 0;
   for (std::int64_t shift = 0; shift < 4; ++shift) {
     for (const std::int64_t batch : {1, 3}) {
@@ -378,12 +614,12 @@ int check_sums(const Stream& stream) {
 
 // A step with the sums of squares, captured once and replayed over new values in the same memory.
 template <typename T>
-std::size_t check_graph(const Stream& stream) {
-  Update<T> update(many_lengths(), 0, {});
+std::size_t check_graph(const CudaStream& stream) {
+  Update<T> update(in_one_row(many_lengths()), 0, kAsComputed<T>, {});
   Sums<T> sums(kLengths, 0, 1);
   const Graph graph(stream, [&](const cudaStream_t captured) {
     sums.enqueue(captured);
-    nadam_xla::cuda::update(update.call(), captured);
+    update.enqueue(captured);
   });
   for (int replay = 0; replay < 3; ++replay) {
     update.draw();
@@ -399,7 +635,7 @@ std::size_t check_graph(const Stream& stream) {
 // The graph comes first: kernels that were never launched must be captured as well.
 template <typename T>
 void check_all(const char* const type) {
-  const Stream stream;
+  const CudaStream stream;
   std::printf("%s: a CUDA graph of %zu launches, replayed 3 times over new values, is right\n",
               type, check_graph<T>(stream));
   std::printf("%s: %d updates are right\n", type, check_updates<T>(stream));

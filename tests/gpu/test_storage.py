@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from blockwise_oracle import encoded_signed, encoded_unsigned
 from x64 import enable_x64
 
-from nadam_xla.jax import nadam_update
+from nadam_xla.jax import Blockwise, nadam_update
 
 NARROW = ["bfloat16", "float16"]
 MASTERS = {"float32": np.float32, "remainder": np.uint16, "correction": np.uint8}
@@ -64,12 +65,17 @@ def update(table: Any, leaves: list[Any], **options: Any) -> Any:
     return nadam_update(table, **trees, **options)
 
 
-def assert_the_cpus_bits(function: Any, table: Any, leaves: list[Leaf]) -> None:
+def of_gpu_and_cpu(function: Any, table: Any, leaves: list[Any]) -> Any:
+    """The results of both."""
     with enable_x64(True):
-        found, expected = (
+        return [
             jax.tree.leaves(jax.jit(function)(*jax.device_put((table, leaves), device)))
             for device in (jax.local_devices()[0], jax.local_devices(backend="cpu")[0])
-        )
+        ]
+
+
+def assert_the_cpus_bits(function: Any, table: Any, leaves: list[Any]) -> None:
+    found, expected = of_gpu_and_cpu(function, table, leaves)
     for number, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(
@@ -141,6 +147,76 @@ def test_a_batch_of_odd_lengths(batch: int, rounding: str) -> None:
     leaves = [leaf_of(rng, (batch, n), ("bfloat16",) * 4, "correction") for n in LENGTHS]
     function = jax.vmap(partial(update, rounding=rounding))
     assert_the_cpus_bits(function, table_of(rng, (batch, len(leaves))), leaves)
+
+
+# Whole blocks of 256, parts of one, and rows that begin and end anywhere.
+SHAPES_IN_CODES = [(1024,), (7, 100), (5, 300), (2, 3, 513), (40, 64), (0, 64), (3, 1285), (1, 1)]
+SHAPES_IN_CODES += [(64, 1024), (33, 260), (1, 100_003), (70, 3)]
+CODES = {"mu": encoded_signed, "nu": encoded_unsigned}
+
+
+def leaf_in_codes(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, ...],
+    master: str | None = None,
+    *,
+    in_codes: tuple[str, ...] = ("mu", "nu"),
+) -> dict[str, Any]:
+    leaf: dict[str, Any] = leaf_of(rng, shape, dtypes, master)
+    for name in in_codes:
+        leaf[name] = Blockwise(*CODES[name](leaf[name].astype(np.float32)))
+    return leaf
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("returns", ["params", "change"])
+@pytest.mark.parametrize("in_codes", [("mu", "nu"), ("mu",), ("nu",)], ids=str)
+def test_moments_in_codes(in_codes: tuple[str, ...], returns: str, rounding: str) -> None:
+    rng = np.random.default_rng(6)
+    dtypes = [*NARROW, "float32"]
+    leaves = [
+        leaf_in_codes(rng, shape, (params, *rng.choice(dtypes, 3)), in_codes=in_codes)
+        for params in dtypes
+        for shape in SHAPES_IN_CODES
+    ]
+    function = partial(update, returns=returns, rounding=rounding)
+    assert_the_cpus_bits(function, table_of(rng, (len(leaves),)), leaves)
+
+
+@pytest.mark.parametrize("returns", ["params", "change"])
+@pytest.mark.parametrize("master", MASTERS)
+def test_moments_in_codes_beside_masters_and_averages(master: str, returns: str) -> None:
+    rng = np.random.default_rng(7)
+    leaves = [
+        leaf_in_codes(rng, shape, ("bfloat16",) * 4, master)
+        | {"average": rng.normal(size=shape).astype(np.float32)}
+        for shape in SHAPES_IN_CODES
+    ]
+    table = table_of(rng, (len(leaves),))
+    table[:, oracle.SKIP] = rng.integers(0, 2, len(leaves))
+    function = partial(update, returns=returns, rounding="stochastic")
+    assert_the_cpus_bits(function, table, leaves)
+
+
+def test_a_batch_of_moments_in_codes() -> None:
+    rng = np.random.default_rng(8)
+    leaves = [
+        leaf_in_codes(rng, (3, *shape), ("bfloat16",) * 4)
+        for shape in SHAPES_IN_CODES
+        if len(shape) > 1
+    ]
+    assert_the_cpus_bits(jax.vmap(update), table_of(rng, (3, len(leaves))), leaves)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_gradient_that_is_not_finite_in_a_block_of_codes(bad: float) -> None:
+    rng = np.random.default_rng(9)
+    leaf = leaf_in_codes(rng, (3, 600), ("float32",) * 4)
+    leaf["grads"][1, 300] = bad
+    found, expected = of_gpu_and_cpu(update, table_of(rng, (1,)), [leaf])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)  # a NaN's payload is the processor's
 
 
 @pytest.mark.parametrize("returns", ["params", "change"])

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.gpu_cases import OURS_CALL, OURS_LOOP, TINY, TORCH_FUSED, XLA_CALL
 from benchmarks.gpu_steps import NO_TIME, Measured
 from tools.gpu import benchmark, command_buffer, machine, recorded_run, sanitizer, short_run
+from tools.gpu.build import ON_DEVICE_FLAGS, ON_DEVICE_SOURCE
 from tools.gpu.check import Check
 from tools.gpu.layout import SOURCES
 from tools.gpu.outcome import Verdict, failed, passed, skipped
@@ -31,6 +32,23 @@ def test_without_a_gpu_it_stops_at_once_and_says_why() -> None:
     assert command.stdout == ""
     assert "gpu_check: this machine has no GPU that CUDA's driver shows" in command.stderr
     assert sorted(SOURCES.joinpath("build").rglob("*")) == before
+
+
+@pytest.mark.skipif(machine.nvcc() is None, reason="there is no nvcc")
+def test_the_program_without_a_framework_compiles() -> None:
+    """It runs where there is a GPU alone, and what it calls changes everywhere."""
+    warnings = "-Xcompiler=-Werror,-fsyntax-only"
+    command = [
+        machine.nvcc(),
+        *ON_DEVICE_FLAGS,
+        warnings,
+        "-c",
+        ON_DEVICE_SOURCE,
+        "-o",
+        "/dev/null",
+    ]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert compiled.returncode == 0, compiled.stderr
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -492,15 +492,3 @@ def test_where_nothing_is_in_codes_nothing_is_refused() -> None:
         return state_of(optimizer, of)
 
     assert_same_bits(small(Own, **CODES), small(Own))
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX has XLA's own operations there")
-def test_a_device_whose_kernels_know_no_codes_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nadam_xla.keras import tensorflow_step  # noqa: PLC0415
-
-    monkeypatch.setattr(tensorflow_step, "SERVED_ON", ())
-    not_cached = tensorflow_step._why_no_kernel.__wrapped__
-    monkeypatch.setattr(tensorflow_step, "_why_no_kernel", not_cached)
-    of = variables()
-    with pytest.raises(NotImplementedError, match="nadam_xla's kernels for it know no moments in"):
-        Nadam(**CODES).apply(gradients(of, 0), of)

@@ -11,6 +11,9 @@ from tools.gpu.processes import Running
 SECONDS = 200
 DEFINES = ("NADAM_XLA_CUDA=ON", "NADAM_XLA_TESTING=ON")
 
+ON_DEVICE_SOURCE = SOURCES / "tests" / "gpu" / "on_device.cpp"
+ON_DEVICE_FLAGS = ("-std=c++17", "-O1", f"-I{SOURCES}", "-Xcompiler=-pthread,-Wall,-Wextra")
+
 
 def build() -> Iterator[Outcome]:
     """The package, as pip installs it from what is here, and the program without a framework."""
@@ -41,12 +44,9 @@ def build() -> Iterator[Outcome]:
         return
     yield passed("build", f"{SITE.relative_to(SOURCES)}, against the installed jaxlib's FFI")
 
-    library = CMAKE / "kernels" / "cuda" / "libnadam_xla_cuda.a"
-    source = SOURCES / "tests" / "gpu" / "on_device.cpp"
-    # Without contraction, so that the host computes the bits that it compares with.
-    flags = ["-std=c++17", "-O1", f"-I{SOURCES}", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra"]
+    libraries = [CMAKE / "kernels" / "cuda" / "libnadam_xla_cuda.a", CMAKE / "libnadam_xla_cpu.a"]
     finished = Running(
-        [str(compiler), *flags, source, library, "-o", ON_DEVICE],
+        [str(compiler), *ON_DEVICE_FLAGS, ON_DEVICE_SOURCE, *libraries, "-o", ON_DEVICE],
         LOGS / "build_on_device.log",
         seconds=SECONDS,
     ).wait()
