@@ -238,8 +238,8 @@ KnownBlocks known_blocks_of(const Mixture& mixture) {
 
 template <Terms kTerms>
 KnownBlocks known_blocks(const Mixture& mixture) {
-  return known_blocks_of<kTerms, kCodes, kCodesOfWide, kCodesOfWideParams, kCodesWithRemainder>(
-      mixture);
+  return known_blocks_of<kTerms, kCodes, kCodesDrawn, kCodesOfWide, kCodesOfWideParams,
+                         kCodesWithRemainder>(mixture);
 }
 
 KnownBlocks known_blocks(const Row<float>& row, const Mixture& mixture) {

@@ -15,7 +15,7 @@ NADAM_XLA_INLINE constexpr bool is_narrow(const Storage storage) {
 // Of a stream that is not there, the storage says nothing.
 struct Mixture {
   Storage params, grads, mu, nu, first;
-  bool is_stochastic;
+  bool is_stochastic;  // Something is drawn; not what codes draw, which is always.
   bool has_master;
   Storage master = Storage::kF32;
   // The first result is the change of the parameters: as the rule says, which is not drawn; or of
@@ -64,17 +64,19 @@ struct Mixture {
 
 template <typename T>
 Mixture mixture_of(const UpdateStretch<T>& s, const bool is_change_of_stored) {
-  return {s.leaf.storage(Stream::kParams),
-          s.leaf.storage(Stream::kGrads),
-          s.leaf.storage(Stream::kMu),
-          s.leaf.storage(Stream::kNu),
-          s.leaf.stored_first,
-          s.rounding == Rounding::kStochastic,
-          s.streams.has(Stream::kMaster),
-          s.leaf.storage(Stream::kMaster),
-          s.returns == Returns::kChange && !is_change_of_stored,
-          is_change_of_stored,
-          s.leaf.storage(Stream::kAverage)};
+  Mixture mixture{s.leaf.storage(Stream::kParams),
+                  s.leaf.storage(Stream::kGrads),
+                  s.leaf.storage(Stream::kMu),
+                  s.leaf.storage(Stream::kNu),
+                  s.leaf.stored_first,
+                  s.rounding == Rounding::kStochastic,
+                  s.streams.has(Stream::kMaster),
+                  s.leaf.storage(Stream::kMaster),
+                  s.returns == Returns::kChange && !is_change_of_stored,
+                  is_change_of_stored,
+                  s.leaf.storage(Stream::kAverage)};
+  mixture.is_stochastic = mixture.draws_moments() || mixture.draws_params();
+  return mixture;
 }
 
 // Those that have a loop of their own, which docs/storage.md has in its table. Where the storages
@@ -111,6 +113,7 @@ constexpr Mixture kCorrectionDrawn{kHalf, kHalf, kHalf, kHalf,
 constexpr Storage kSigned = Storage::kBlock8Signed, kUnsigned = Storage::kBlock8Unsigned;
 
 constexpr Mixture kCodes{kHalf, kHalf, kSigned, kUnsigned, kHalf, false, false};
+constexpr Mixture kCodesDrawn{kHalf, kHalf, kSigned, kUnsigned, kHalf, true, false};
 constexpr Mixture kCodesOfWide{kWide, kWide, kSigned, kUnsigned, kWide, false, false};
 constexpr Mixture kCodesOfWideParams{kWide, kHalf, kSigned, kUnsigned, kWide, false, false};
 constexpr Mixture kCodesWithRemainder{kHalf, kHalf, kSigned, kUnsigned,
