@@ -120,7 +120,8 @@ test-curves-%: $(VENV)/.with-test
 test-keras-own-%: $(VENV)/.with-test
 	KERAS_BACKEND=$* $(BIN)/python tests/keras_own/run.py
 
-# What each instruction set stores and reads of every float32. Some minutes.
+# What each instruction set stores and reads of every float32, and what the CUDA kernels' encoders and
+# decoders do on the host. Some minutes.
 test-every-float32: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/every_float32
 

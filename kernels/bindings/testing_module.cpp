@@ -18,6 +18,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/bindings/testing_cuda_codec.h"
 #include "kernels/bindings/testing_cuda_on_host.h"
 #include "kernels/cpu/chunk_plan.h"
 #include "kernels/cpu/memory_limit.h"
@@ -138,6 +139,7 @@ NB_MODULE(_native_testing, m) {
         nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
   m.def("run_update_chunks", &nadam_xla::run_update_chunks, nb::arg("coefficients"),
         nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
+  nadam_xla::define_cuda_codec(m);
   nadam_xla::define_cuda_on_host(m);
   nb::class_<nadam_xla::cpu::MemoryLimit>(m, "MemoryLimit")
       .def(nb::init<std::int64_t, std::int64_t, std::array<int, 5>>(), nb::arg("elements"),

@@ -4,6 +4,9 @@
 independent rule; with ``digest`` it only computes them. Either prints a digest of all bits, so that
 of several instruction sets one is checked, and the others need but print the same.
 
+What the CUDA kernels' encoders and decoders give on the host is compared with what the CPU's give;
+where that flushes subnormal numbers, with the rule.
+
 The rule is computed for positive numbers. It stores a negative number as the positive one, with the
 other sign: what is stored of negative ones is compared with that, and a part of it with the rule.
 
@@ -15,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cuda_codec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,11 +81,11 @@ class Rules:
         of_states, of_params = (
             stored.draws(CHUNK, draw) for draw in (stored.OF_STATES, stored.OF_PARAMS)
         )
-        self._of_states, self._of_params = of_states, of_params
+        self.of_states, self.of_params = of_states, of_params
 
     def of_numbers(self, x: np.ndarray, place: slice) -> Arrays:
         """Of float32 numbers that stand there in their chunk."""
-        of_states, of_params = self._of_states[place], self._of_params[place]
+        of_states, of_params = self.of_states[place], self.of_params[place]
         correction = stored.split(stored.to_24_bits(x), 8)
         drawn = stored.split(stored.to_24_bits(x, of_params), 8)
         remainder = stored.split(x, 16)
@@ -215,6 +219,53 @@ def compare(found: Arrays, expected: Arrays, first: int) -> None:
                 )
 
 
+def on_gpu(rules: Rules, start: int) -> list[Arrays]:
+    """What the CUDA kernels' encoders and decoders give for a chunk."""
+    bits = np.arange(start, start + CHUNK, dtype=np.int64).astype(np.uint32)
+    params = (bits >> 16).astype(np.uint16).view(BF16)
+    x = bits.view(np.float32)
+    of_states, of_params = (draw.astype(np.uint16) for draw in (rules.of_states, rules.of_params))
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
+    found = {}
+    for dtype in (BF16, F16):
+        found[f"{dtype}"] = cuda_codec.narrowed(x, dtype)
+        found[f"{dtype} of float64"] = cuda_codec.narrowed(wide, dtype)
+        found[f"drawn {dtype}"] = cuda_codec.narrowed(x, dtype, of_params)
+        found[f"drawn {dtype} of a state"] = cuda_codec.narrowed(x, dtype, of_states)
+    for name, n, draws in (
+        ("remainder", 16, None),
+        ("correction", 8, None),
+        ("drawn correction", 8, of_params),
+    ):
+        found[f"bfloat16 before its {name}"], found[name] = cuda_codec.split(x, n, draws)
+    joined = cuda_codec.joined(params, bits.astype(np.uint16))
+    return [found, {"joined with a remainder": joined}]
+
+
+def read_on_gpu() -> Arrays:
+    """The numbers that the CUDA kernels' decoders give for all that has no more than 24 bits."""
+    halves, bits = np.arange(2**16, dtype=np.uint16), np.arange(2**24, dtype=np.uint32)
+    params = (bits >> 8).astype(np.uint16).view(BF16)
+    return {
+        "a bfloat16": cuda_codec.widened(halves.view(BF16)),
+        "a float16": cuda_codec.widened(halves.view(F16)),
+        "joined with a correction": cuda_codec.joined(params, bits.astype(np.uint8)),
+    }
+
+
+def check_on_gpu(rules: Rules, start: int, on_cpu: Sequence[Arrays]) -> None:
+    """Compares a chunk with that of the CPU, or with the rules where the CPU flushes numbers."""
+    found = on_gpu(rules, start)
+    if start & 0x7F800000:
+        for of_gpu, of_cpu in zip(found, on_cpu, strict=True):
+            compare(of_gpu, of_cpu, start)
+    else:
+        for begin in range(0, CHUNK, BLOCK):
+            place = slice(begin, begin + BLOCK)
+            check_block(rules, start + begin, place, found, flushes=False)
+
+
 def check_chunk(
     rules: Rules, start: int, positive: Sequence[Arrays], negative: Sequence[Arrays]
 ) -> None:
@@ -222,18 +273,23 @@ def check_chunk(
     for begin in range(0, CHUNK, BLOCK):
         place = slice(begin, begin + BLOCK)
         check_block(rules, start + begin, place, positive)
-        if begin == start % (CHUNK // BLOCK) * BLOCK:
+        if begin == start // CHUNK * BLOCK % CHUNK:
             check_block(rules, start + SIGN + begin, place, negative)
         for of_positive, of_negative in zip(positive, negative, strict=True):
             expected = {name: with_other_sign(x[place]) for name, x in of_positive.items()}
             found = {name: x[place] for name, x in of_negative.items()}
             compare(found, expected, start + SIGN + begin)
+    check_on_gpu(rules, start, positive)
+    check_on_gpu(rules, start + SIGN, negative)
 
 
-def check_block(rules: Rules, first: int, place: slice, results: Sequence[Arrays]) -> None:
-    """Compares a block with the rules."""
+def check_block(
+    rules: Rules, first: int, place: slice, results: Sequence[Arrays], *, flushes: bool = True
+) -> None:
+    """Compares a block with the rules, as threads see it that flush subnormal numbers or do not."""
     bits = np.arange(first, first + BLOCK, dtype=np.int64).astype(np.uint32)
-    expected = (rules.of_numbers(flushed(bits), place), rules.of_pairs(bits))
+    seen = flushed(bits) if flushes else bits.view(np.float32)
+    expected = (rules.of_numbers(seen, place), rules.of_pairs(bits))
     for found, expected_there in zip(results, expected, strict=True):
         compare({name: x[place] for name, x in found.items()}, expected_there, first)
 
@@ -278,6 +334,7 @@ def run(part: int, parts: int, *, checks: bool) -> np.uint64:
     digest, rules, read = Digest(), Rules() if checks else None, numbers(read_numbers())
     if rules:
         compare(read, rules.of_stored(), 0)
+        compare(read_on_gpu(), rules.of_stored(), 0)
     for start in starts(part, parts):
         positive, negative = (
             [numbers(f(np.uint32(first))) for f in (stored_numbers, joined_pairs)]

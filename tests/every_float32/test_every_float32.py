@@ -39,7 +39,7 @@ def checked() -> list[str]:
     return digests("check", _native.available_instruction_sets()[-1])
 
 
-def test_the_widest_instruction_set_stores_what_it_must(checked: list[str]) -> None:
+def test_the_widest_set_and_the_cuda_kernels_store_what_they_must(checked: list[str]) -> None:
     assert all(map(int, checked))
 
 
