@@ -106,8 +106,8 @@ def stochastic(
         fraction, largest = whole & 0xFFFF, 0x7BFF
     rounded = inner + ((fraction + draw) >> 16)
     keeps = ~is_beyond & (rounded <= largest)
-    stored = (sign | rounded.astype(np.uint16)).view(dtype)
-    stored[~keeps] = nearest(x[~keeps], dtype)
+    stored = np.asarray(sign | rounded.astype(np.uint16)).view(dtype)
+    stored[~keeps] = nearest(np.asarray(x)[~keeps], dtype)
     return stored
 
 
