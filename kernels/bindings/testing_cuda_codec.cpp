@@ -113,7 +113,7 @@ void decode(const Array<std::uint16_t>& numbers, const Array<float>& to) {
       numbers.size(), to);
 }
 
-// Decodes bfloat16 and what completes them, of kBits bits.
+// Decodes bfloat16 and what completes them.
 template <Storage kStorage, typename Remainder>
 void decode_joined(const Array<std::uint16_t>& numbers, const Array<Remainder>& remainders,
                    const Array<float>& to) {

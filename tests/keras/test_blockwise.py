@@ -4,8 +4,6 @@ The judge of a step is the same step in float32 from the numbers that the codes 
 codec in numpy that shares no code with the package.
 """
 
-import copy
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras_copies import WAYS, checkpoint
 from keras_models import compiled, fit
 
 from nadam_xla.keras import Nadam, update_path
@@ -273,49 +272,12 @@ def model_of(optimizer: Any, dtype: str = "bfloat16") -> keras.Model:
     return compiled(model, optimizer)
 
 
-def from_weights(model: keras.Model, folder: Path) -> keras.Model:
-    model.save_weights(folder / "run.weights.h5")
-    other = model_of(type(model.optimizer).from_config(model.optimizer.get_config()))
-    other.optimizer.build(other.trainable_variables)
-    other.load_weights(folder / "run.weights.h5")
-    return other
-
-
-def from_model(model: keras.Model, folder: Path) -> keras.Model:
-    model.save(folder / "run.keras")
-    return keras.models.load_model(folder / "run.keras")
-
-
-def checkpoint(of: keras.Model) -> Any:
-    import tensorflow as tf  # noqa: PLC0415
-
-    return tf.train.Checkpoint(model=of, optimizer=of.optimizer)
-
-
-def from_checkpoint(model: keras.Model, folder: Path) -> keras.Model:
-    path = checkpoint(model).save(folder / "checkpoint")
-    other = model_of(type(model.optimizer).from_config(model.optimizer.get_config()))
-    other.optimizer.build(other.trainable_variables)
-    checkpoint(other).restore(path).assert_consumed()
-    return other
-
-
-WAYS: dict[str, Callable[[keras.Model, Path], keras.Model]] = {
-    "weights": from_weights,
-    "whole model": from_model,
-    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
-    "deep copy": lambda model, _: copy.deepcopy(model),
-}
-if BACKEND == "tensorflow":
-    WAYS["checkpoint"] = from_checkpoint
-
-
 @only_where_fused
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_was_kept_goes_on_bit_for_bit(way: str, tmp_path: Path) -> None:
     model = model_of(Nadam(1e-2, **CODES, master="correction", rounding="stochastic", seed=7))
     fit(model, epochs=1)
-    other = WAYS[way](model, tmp_path)
+    other = WAYS[way](model, model_of, tmp_path)
 
     def held() -> list[list[np.ndarray]]:
         return [state_of(run.optimizer, run.trainable_variables) for run in (model, other)]

@@ -5,7 +5,6 @@ is held against stock elsewhere, and a codec in numpy that shares no code with t
 """
 
 import copy
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import storage_oracle as codec
 from keras import ops
+from keras_copies import WAYS
 from keras_models import compiled, dense, fit
 
 from nadam_xla.keras import Nadam, update_path
@@ -390,43 +390,6 @@ def weights_of(model: keras.Model) -> list[np.ndarray]:
     return state_of(model.optimizer, model.trainable_variables)
 
 
-def from_weights(model: keras.Model, folder: Path) -> keras.Model:
-    model.save_weights(folder / "run.weights.h5")
-    made = type(model.optimizer).from_config(model.optimizer.get_config())
-    other = bfloat16_model(made)
-    other.optimizer.build(other.trainable_variables)
-    other.load_weights(folder / "run.weights.h5")
-    return other
-
-
-def from_model(model: keras.Model, folder: Path) -> keras.Model:
-    model.save(folder / "run.keras")
-    return keras.models.load_model(folder / "run.keras")
-
-
-def from_checkpoint(model: keras.Model, folder: Path) -> keras.Model:
-    import tensorflow as tf  # noqa: PLC0415
-
-    def checkpoint(of: keras.Model) -> Any:
-        return tf.train.Checkpoint(model=of, optimizer=of.optimizer)
-
-    path = checkpoint(model).save(folder / "checkpoint")
-    other = bfloat16_model(type(model.optimizer).from_config(model.optimizer.get_config()))
-    other.optimizer.build(other.trainable_variables)
-    checkpoint(other).restore(path).assert_consumed()
-    return other
-
-
-WAYS: dict[str, Callable[[keras.Model, Path], keras.Model]] = {
-    "weights": from_weights,
-    "whole model": from_model,
-    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
-    "deep copy": lambda model, _: copy.deepcopy(model),
-}
-if BACKEND == "tensorflow":
-    WAYS["checkpoint"] = from_checkpoint
-
-
 @only_where_fused
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("choice", KEPT, ids=str)
@@ -435,7 +398,7 @@ def test_a_run_that_was_kept_goes_on_bit_for_bit(
 ) -> None:
     model = bfloat16_model(Nadam(1e-2, **choice))
     fit(model, epochs=1)
-    other = WAYS[way](model, tmp_path)
+    other = WAYS[way](model, bfloat16_model, tmp_path)
     assert_same_bits(weights_of(other), weights_of(model))
     fit(model, epochs=1)
     fit(other, epochs=1)
