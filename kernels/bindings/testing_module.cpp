@@ -20,6 +20,7 @@
 
 #include "kernels/bindings/testing_cuda_codec.h"
 #include "kernels/bindings/testing_cuda_on_host.h"
+#include "kernels/bindings/testing_cuda_rows_on_host.h"
 #include "kernels/cpu/chunk_plan.h"
 #include "kernels/cpu/memory_limit.h"
 #include "kernels/cpu/parallel.h"
@@ -141,6 +142,7 @@ NB_MODULE(_native_testing, m) {
         nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
   nadam_xla::define_cuda_codec(m);
   nadam_xla::define_cuda_on_host(m);
+  nadam_xla::define_cuda_rows_on_host(m);
   nb::class_<nadam_xla::cpu::MemoryLimit>(m, "MemoryLimit")
       .def(nb::init<std::int64_t, std::int64_t, std::array<int, 5>>(), nb::arg("elements"),
            nb::arg("threads"), nb::arg("sizes") = std::array<int, 5>{4, 4, 4, 4, 0})
