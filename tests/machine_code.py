@@ -89,6 +89,16 @@ class MachineCode:
             assert sum(opcode.startswith("LDG.E.128") for opcode in code) >= loads, key
             assert sum(opcode.startswith("STG.E.128") for opcode in code) >= stores, key
 
+    def test_the_update_of_rows_moves_16_bytes_at_a_time(self, library: Path) -> None:
+        """As that of what is stored in any way, and so do the gradients that are added up."""
+        found = kernels(library, "rows_kernel")
+        assert found
+        for key, code in found.items():
+            wide = [opcode for opcode in code if opcode.startswith(("LDG.E.128", "STG.E.128"))]
+            loads = sum(opcode.startswith("LDG") for opcode in wide)
+            assert (loads >= 6 * (1 + 2) and len(wide) > loads) == ("Li8E" in key[1]), key
+            assert not any(opcode.startswith(("LDS", "STS", "ATOM", "BAR.")) for opcode in code)
+
     def test_a_block_of_codes_is_a_warps_and_needs_no_shared_memory(self, library: Path) -> None:
         """Codes are loaded and stored by eight, and all else 16 bytes at a time."""
         found = kernels(library, "update_blockwise_kernel")

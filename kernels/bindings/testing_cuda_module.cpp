@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 
+#include "kernels/cuda/rows.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
 #include "xla/ffi/api/c_api.h"
@@ -20,12 +21,16 @@ namespace nadam_xla {
 namespace {
 
 // Where there is a GPU, these would write to address zero.
-void update() {
+UpdateCall<float> call_of_one_element() {
   constexpr Storage kF32 = Storage::kF32;
   const Leaf leaf{{}, {}, {kF32, kF32, kF32, kF32, kF32}, kF32, 1};
-  const UpdateCall<float> call{nullptr, {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams,
-                               {leaf}};
-  cuda::update(call, nullptr);
+  return {nullptr, {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams, {leaf}};
+}
+
+void update() { cuda::update(call_of_one_element(), nullptr); }
+
+void update_rows() {
+  cuda::update_rows<float>({call_of_one_element(), 1, {nullptr, false, 1}}, nullptr);
 }
 
 void sum_squares() {
@@ -85,6 +90,7 @@ std::string initialize(const nb::capsule& capsule) {
 
 NB_MODULE(_native_cuda_testing, m) {
   m.def("update", &nadam_xla::update);
+  m.def("update_rows", &nadam_xla::update_rows);
   m.def("sum_squares", &nadam_xla::sum_squares);
   m.def("initialize", &nadam_xla::initialize, nb::arg("capsule"));
   m.def("metadata", &nadam_xla::metadata, nb::arg("capsule"));

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/rows.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
 #include "kernels/ffi/decode.h"
@@ -58,6 +59,18 @@ Error update_entry(cudaStream_t stream, const AnyBuffer index, const AnyBuffer c
       });
 }
 
+Error update_rows(cudaStream_t stream, const AnyBuffer coefficients, const AnyBuffer indices,
+                  const RemainingArgs operands, const RemainingRets results,
+                  const xla::ffi::Dictionary attributes) {
+  return run_typed(
+      kUpdateRowsTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+        using T = decltype(element);
+        const auto call = decode_rows<T>(decode_attributes_rows(attributes), SortedBy::kOperands,
+                                         coefficients, indices, operands, results);
+        cuda::update_rows(call, stream);
+      });
+}
+
 auto bind_update() {
   return xla::ffi::Ffi::Bind()
       .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
@@ -85,6 +98,7 @@ Error load_kernels(const RemainingArgs /*arguments*/, const RemainingRets /*resu
   int device = 0;
   cuda::check(cudaGetDevice(&device), "asking for the current device");
   std::call_once(loaded.at(device), [] {
+    cuda::load_rows_kernels();
     cuda::load_update_kernels();
     cuda::load_sum_squares_kernels();
   });
@@ -117,6 +131,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cuda, nadam_xla::ffi::up
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::int64_t>("first_row"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_rows_v1_cuda, nadam_xla::ffi::update_rows,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
+                                  .Arg<xla::ffi::AnyBuffer>()  // indices
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attrs(),
                               {xla::ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cuda, nadam_xla::ffi::sum_squares,

@@ -7,5 +7,6 @@ extern "C" XLA_FFI_Error* nadam_xla_load_kernels_cuda(XLA_FFI_CallFrame* call_fr
 extern "C" XLA_FFI_Error* nadam_xla_update_v1_cuda(XLA_FFI_CallFrame* call_frame);
 extern "C" XLA_FFI_Error* nadam_xla_update_v2_cuda(XLA_FFI_CallFrame* call_frame);
 extern "C" XLA_FFI_Error* nadam_xla_update_entry_v1_cuda(XLA_FFI_CallFrame* call_frame);
+extern "C" XLA_FFI_Error* nadam_xla_update_rows_v1_cuda(XLA_FFI_CallFrame* call_frame);
 
 extern "C" XLA_FFI_Error* nadam_xla_sum_squares_v1_cuda(XLA_FFI_CallFrame* call_frame);

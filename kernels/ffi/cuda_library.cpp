@@ -16,6 +16,7 @@ constexpr CudaTarget kTargets[] = {
     {update_target(RowLayout::kV1), kLoad, &nadam_xla_update_v1_cuda},
     {update_target(RowLayout::kV2), kLoad, &nadam_xla_update_v2_cuda},
     {kUpdateEntryTarget, kLoad, &nadam_xla_update_entry_v1_cuda},
+    {kUpdateRowsTarget, kLoad, &nadam_xla_update_rows_v1_cuda},
     {kSumSquaresTarget, kLoad, &nadam_xla_sum_squares_v1_cuda}};
 
 constexpr std::int32_t kArchitectures[] = {NADAM_XLA_CUDA_ARCHITECTURES};

@@ -9,10 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
-#include <optional>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -23,15 +20,14 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
-#include "kernels/update_rule.h"
+#include "tests/gpu/device_memory.h"
+#include "tests/gpu/rows_on_device.h"
 
 namespace {
 
 using nadam_xla::Leaf;
 using nadam_xla::Returns;
 using nadam_xla::Rounding;
-using nadam_xla::RowFormat;
-using nadam_xla::RowLayout;
 using nadam_xla::Scales;
 using nadam_xla::Storage;
 using nadam_xla::Stream;
@@ -39,80 +35,19 @@ using nadam_xla::StreamSet;
 using nadam_xla::SumSquaresCall;
 using nadam_xla::UpdateCall;
 using nadam_xla::cuda::check;
-
-constexpr RowFormat kFormat{RowLayout::kV2, nadam_xla::kRowLength};
+using nadam_xla::on_device::append_drawn;
+using nadam_xla::on_device::Bytes;
+using nadam_xla::on_device::CudaStream;
+using nadam_xla::on_device::drawn_table;
+using nadam_xla::on_device::Graph;
+using nadam_xla::on_device::Guarded;
+using nadam_xla::on_device::kFormat;
+using nadam_xla::on_device::Kind;
+using nadam_xla::on_device::require;
+using nadam_xla::on_device::Rows;
+using nadam_xla::on_device::uniform;
 
 constexpr std::int64_t kSpareParts = 64;
-
-std::mt19937 generator(0);
-
-template <typename T>
-T uniform(const double low, const double high) {
-  return static_cast<T>(std::uniform_real_distribution<double>(low, high)(generator));
-}
-
-void require(const bool holds, const std::string& what) {
-  if (!holds) throw std::runtime_error(what);
-}
-
-using Bytes = std::vector<unsigned char>;
-
-// Device memory of some bytes, `shift` beyond a boundary of 16, with guards before and after, which
-// must stay as they are.
-class Guarded {
- public:
-  Guarded(const std::int64_t bytes, const std::int64_t shift)
-      : bytes_(bytes), begin_(kGuard + shift), host_(kGuard + shift + bytes + kGuard, kUnwritten) {
-    check(cudaMalloc(&device_, host_.size()), "cudaMalloc");
-    check(cudaMemcpy(device_, host_.data(), host_.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  ~Guarded() { cudaFree(device_); }
-
-  template <typename T = void>
-  T* data() const {
-    return reinterpret_cast<T*>(device_ + begin_);
-  }
-
-  void write(const void* const values) {
-    check(cudaMemcpy(data(), values, bytes_, cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
-
-  Bytes read() {
-    check(cudaMemcpy(host_.data(), device_, host_.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
-    const auto first = host_.begin() + begin_;
-    for (auto x = host_.begin(); x != first; ++x)
-      require(*x == kUnwritten, "written before a leaf");
-    for (auto x = first + bytes_; x != host_.end(); ++x) {
-      require(*x == kUnwritten, "written after a leaf");
-    }
-    return {first, first + bytes_};
-  }
-
- private:
-  static constexpr std::int64_t kGuard = 64;
-  static constexpr unsigned char kUnwritten = 0xb3;
-
-  std::int64_t bytes_;
-  std::int64_t begin_;
-  Bytes host_;
-  unsigned char* device_ = nullptr;
-};
-
-// It comes after what the host copies: it is no stream that does not block.
-class CudaStream {
- public:
-  CudaStream() { check(cudaStreamCreate(&stream_), "a new stream"); }
-  CudaStream(const CudaStream&) = delete;
-  CudaStream& operator=(const CudaStream&) = delete;
-  ~CudaStream() { cudaStreamDestroy(stream_); }
-  cudaStream_t get() const { return stream_; }
-  void wait() const { check(cudaStreamSynchronize(stream_), "the work on the stream"); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
 
 // A workspace that nobody has written to.
 class Parts {
@@ -130,69 +65,6 @@ class Parts {
   double* device_ = nullptr;
 };
 
-// Work that was captured from a stream.
-class Graph {
- public:
-  Graph(const CudaStream& stream, const std::function<void(cudaStream_t)>& work) {
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "the capture");
-    work(stream.get());
-    check(cudaStreamEndCapture(stream.get(), &graph), "the end of the capture");
-    check(cudaGraphGetNodes(graph, nullptr, &nodes_), "counting the nodes");
-    check(cudaGraphInstantiate(&executable_, graph, 0), "making the graph executable");
-    check(cudaGraphDestroy(graph), "destroying the graph");
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() { cudaGraphExecDestroy(executable_); }
-  std::size_t nodes() const { return nodes_; }
-  void replay(const CudaStream& stream) const {
-    check(cudaGraphLaunch(executable_, stream.get()), "the replay of the graph");
-  }
-
- private:
-  cudaGraphExec_t executable_ = nullptr;
-  std::size_t nodes_ = 0;
-};
-
-// How the streams of a leaf are stored.
-struct Kind {
-  const char* name;
-  Storage params, grads, mu, nu;
-  std::optional<Storage> average = {}, master = {};
-  Rounding rounding = Rounding::kNearest;
-
-  StreamSet streams() const {
-    const auto bit = [](const Stream stream, const bool is_there) {
-      return std::int64_t{is_there} << nadam_xla::bit_of(stream);
-    };
-    return StreamSet(0b1111 | bit(Stream::kAverage, average.has_value()) |
-                     bit(Stream::kMaster, master.has_value()) |
-                     bit(Stream::kMuScales, nadam_xla::is_codes(mu)) |
-                     bit(Stream::kNuScales, nadam_xla::is_codes(nu)));
-  }
-
-  Storage of(const Stream stream) const {
-    switch (stream) {
-      case Stream::kGrads:
-        return grads;
-      case Stream::kMu:
-        return mu;
-      case Stream::kNu:
-        return nu;
-      case Stream::kAverage:
-        return average.value();
-      case Stream::kMaster:
-        return master.value();
-      case Stream::kMuScales:
-      case Stream::kNuScales:
-        return Storage::kF32;
-      default:
-        return params;
-    }
-  }
-};
-
 struct Options {
   std::int64_t batch = 1;
   bool in_place = true;
@@ -208,35 +80,6 @@ struct Shape {
   std::int64_t elements() const { return rows * columns; }
   std::int64_t blocks() const { return nadam_xla::blockwise::blocks_of(elements(), columns); }
 };
-
-// An element of a stream, in so many bytes.
-template <typename T>
-void append(Bytes& bytes, const T element) {
-  const auto* const first = reinterpret_cast<const unsigned char*>(&element);
-  bytes.insert(bytes.end(), first, first + sizeof(T));
-}
-
-void append_drawn(Bytes& bytes, const Storage storage, const double low, const double high) {
-  const auto x = uniform<double>(low, high);
-  switch (storage) {
-    case Storage::kF32:
-      return append(bytes, static_cast<float>(x));
-    case Storage::kF64:
-      return append(bytes, x);
-    case Storage::kBF16:
-      return append(bytes, nadam_xla::to_bfloat16(static_cast<float>(x)));
-    case Storage::kF16:
-      return append(bytes, nadam_xla::to_float16(static_cast<float>(x)));
-    case Storage::kRemainder16:
-      return append(bytes, static_cast<std::uint16_t>(generator()));
-    case Storage::kRemainder8:
-      return append(bytes, static_cast<std::uint8_t>(generator()));
-    case Storage::kBlock8Signed:
-      return append(bytes, static_cast<std::int8_t>(uniform<double>(-127, 127)));
-    case Storage::kBlock8Unsigned:
-      return append(bytes, static_cast<std::uint8_t>(uniform<double>(0, 248)));
-  }
-}
 
 // A call of the update with its memory, and what it must give: what the CPU's loops do.
 template <typename T>
@@ -273,19 +116,7 @@ class Update {
 
   // New inputs and coefficients in the same memory, and what becomes of them.
   void draw() {
-    std::vector<T> table;
-    for (std::int64_t row = 0; row < rows_; ++row) {
-      const double ranges[][2] = {{0.1, 10},    {0.1, 10},    {1, 1e3},    {0.5, 0.99},
-                                  {0.01, 0.5},  {0.9, 0.999}, {1e-3, 0.1}, {1e-4, 1e-2},
-                                  {1e-8, 1e-3}, {0, 1e-3},    {0, 0.1},    {0, 0.1},
-                                  {0.1, 10},    {0.5, 3}};
-      for (const auto& range : ranges) table.push_back(uniform<T>(range[0], range[1]));
-      table.push_back(options_.skip ? T(1) : T(0));
-      while (table.size() % kFormat.length != kFormat.length - 2) {
-        table.push_back(std::floor(uniform<T>(0, 65536)));  // the key of the random numbers
-      }
-      for (int i = 0; i < 2; ++i) table.push_back(uniform<T>(0, 1));  // the average's weights
-    }
+    const std::vector<T> table = drawn_table<T>(rows_, options_.skip);
     table_.write(table.data());
     for (std::size_t leaf = 0; leaf < leaves_.size(); ++leaf) draw_leaf(leaf);
     run_on_cpu(table.data());
@@ -522,6 +353,14 @@ std::vector<Kind> kinds() {
       {"correction", kBF16, kBF16, kBF16, kBF16, {}, Storage::kRemainder8, Rounding::kStochastic}};
 }
 
+// Of a table of which some rows are updated.
+template <typename T>
+std::vector<Kind> kinds_of_rows() {
+  std::vector<Kind> without_averages = kinds<T>();
+  for (Kind& kind : without_averages) kind.average.reset();
+  return without_averages;
+}
+
 // Of float32 alone.
 const std::vector<Kind> kKindsInCodes = {
     {"codes", Storage::kF32, Storage::kF32, Storage::kBlock8Signed, Storage::kBlock8Unsigned},
@@ -612,22 +451,27 @@ int check_sums(const CudaStream& stream) {
   return checked;
 }
 
-// A step with the sums of squares, captured once and replayed over new values in the same memory.
+// A step with the sums of squares and one of some rows, captured once and replayed over new values
+// in the same memory.
 template <typename T>
 std::size_t check_graph(const CudaStream& stream) {
   Update<T> update(in_one_row(many_lengths()), 0, kAsComputed<T>, {});
   Sums<T> sums(kLengths, 0, 1);
+  Rows<T> rows({1, 100, 64, 300}, 0, kAsComputed<T>);
   const Graph graph(stream, [&](const cudaStream_t captured) {
     sums.enqueue(captured);
     update.enqueue(captured);
+    rows.enqueue(captured);
   });
   for (int replay = 0; replay < 3; ++replay) {
     update.draw();
     sums.draw();
+    rows.draw();
     graph.replay(stream);
     stream.wait();
     update.compare();
     sums.compare();
+    rows.compare();
   }
   return graph.nodes();
 }
@@ -639,6 +483,8 @@ void check_all(const char* const type) {
   std::printf("%s: a CUDA graph of %zu launches, replayed 3 times over new values, is right\n",
               type, check_graph<T>(stream));
   std::printf("%s: %d updates are right\n", type, check_updates<T>(stream));
+  std::printf("%s: %d updates of rows are right\n", type,
+              nadam_xla::on_device::check_rows<T>(stream, kinds_of_rows<T>()));
   std::printf("%s: %d sums of squares are right\n", type, check_sums<T>(stream));
 }
 

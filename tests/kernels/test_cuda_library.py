@@ -22,6 +22,7 @@ TARGETS = {
     "nadam_xla_update_v1",
     "nadam_xla_update_v2",
     "nadam_xla_update_entry_v1",
+    "nadam_xla_update_rows_v1",
     "nadam_xla_sum_squares_v1",
 }
 LIBRARY = MODULES["cuda"]
@@ -90,7 +91,11 @@ def test_an_import_asks_the_driver_for_its_version_and_does_not_start_it(tmp_pat
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU, so nothing fails")
 @pytest.mark.parametrize(
     ("launch", "name"),
-    [("update", "the launch of the update"), ("sum_squares", "the launch of the sums of squares")],
+    [
+        ("update", "the launch of the update"),
+        ("update_rows", "the launch of the update of rows"),
+        ("sum_squares", "the launch of the sums of squares"),
+    ],
 )
 def test_an_error_of_cudas_says_what_failed(launch: str, name: str) -> None:
     with pytest.raises(RuntimeError, match=rf"^{name} failed with cudaError\w+: .+"):
