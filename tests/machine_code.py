@@ -68,8 +68,9 @@ class MachineCode:
         # Of two element types: two kinds of results with two sizes of the parameters, or with one
         # where leaves are stored in any way, with an average or without; and two kernels of sums
         # with two sizes. Of float32 alone, with one size: two kinds of results where moments are
-        # in codes, with an average or without.
-        assert len(names) == 2 * (2 * (2 + 2) + 2 * 2) + 2 * 2
+        # in codes, with an average or without. And of rows, again of two types: of groups, or of
+        # single elements.
+        assert len(names) == 2 * (2 * (2 + 2) + 2 * 2) + 2 * 2 + 2 * 2
         for key, code in instructions(library).items():
             assert not any(opcode.startswith(("LDL", "STL")) for opcode in code), key
 

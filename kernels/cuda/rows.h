@@ -7,9 +7,10 @@
 
 namespace nadam_xla::cuda {
 
-// Enqueues the whole call, whose numbers have their order: one launch, or none where there is
-// nothing to update. It allocates nothing, waits for nothing and reads no memory of the device, so
-// that a CUDA graph can capture it. Throws std::runtime_error for an error of CUDA's.
+// Enqueues the whole call, whose numbers have their order: a launch, or none where there is nothing
+// to update, or several where there is more than one can have. It allocates nothing, waits for
+// nothing and reads no memory of the device, so that a CUDA graph can capture it. Throws
+// std::runtime_error for an error of CUDA's.
 template <typename T>
 void update_rows(const RowsCall<T>& call, cudaStream_t stream);
 

@@ -46,6 +46,7 @@ struct RowStretch : StoredStretch<T> {
   std::int64_t number;   // of the row
   std::int64_t columns;  // the elements of a row
   std::int64_t column;   // of the first element
+  bool occurs_again;     // whether it has other ranks
 };
 
 // Adds the gradients of the row's other ranks, in their order.
@@ -84,7 +85,7 @@ template <int kCount, typename T>
 NADAM_XLA_INLINE Numbers<T, kCount> decoded_stream(const RowStretch<T>& s, const Stream stream,
                                                    const Loaded<T, kCount>& loaded) {
   Numbers<T, kCount> numbers = decoded<T, kCount>(s.leaf.storage(stream), loaded);
-  if (stream == Stream::kGrads) add_others(s, numbers);
+  if (stream == Stream::kGrads && s.occurs_again) add_others(s, numbers);
   return numbers;
 }
 
@@ -96,9 +97,11 @@ NADAM_XLA_INLINE void update_item(const RowsLaunch<T>& launch, const std::int64_
   const std::int64_t entry = rank_of_call / launch.numbers.count;
   const Ranks ranks{launch.numbers, entry * launch.numbers.count};
   const std::int64_t rank = rank_of_call - ranks.first;
-  const std::int64_t place = ranks.place_of(rank), before = ranks.place_of(rank - 1);
+  const std::int64_t place = ranks.place_of(rank);
+  const std::int64_t before = ranks.place_of(rank - 1), behind = ranks.place_of(rank + 1);
   const std::int64_t number = ranks.number_at(place);
   const bool is_first = number != ranks.number_at(before);
+  const bool occurs_again = number == ranks.number_at(behind);
   if (number < 0 || number >= launch.height || !is_first) return;
 
   const T* const coefficients = launch.coefficients + entry * launch.stride;
@@ -113,7 +116,8 @@ NADAM_XLA_INLINE void update_item(const RowsLaunch<T>& launch, const std::int64_
                         rank,
                         number,
                         launch.columns,
-                        column};
+                        column,
+                        occurs_again};
   const auto group = updated_group<Averaging::kOff, kCount>(s, 0);
   const auto first = store_params<Returns::kParams>(s, 0, group);
   store_results<Returns::kParams>(s, 0, group.states[0], group.states[1], first);
