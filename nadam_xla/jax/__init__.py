@@ -16,6 +16,8 @@ from nadam_xla.jax.conversion import (
 from nadam_xla.jax.full_params import full_params, narrow_params
 from nadam_xla.jax.fusion import UpdateReport, explain_updates, fuse_updates
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
+from nadam_xla.jax.rows import RowGradient
+from nadam_xla.jax.rows_update import apply_updates
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
 from nadam_xla.jax.update import nadam_update
@@ -26,7 +28,9 @@ __all__ = [
     "Blockwise",
     "NadamState",
     "NadamTransformation",
+    "RowGradient",
     "UpdateReport",
+    "apply_updates",
     "chain",
     "explain_updates",
     "full_params",
