@@ -16,6 +16,7 @@ from nadam_xla.jax.conversion import (
 from nadam_xla.jax.full_params import full_params, narrow_params
 from nadam_xla.jax.fusion import UpdateReport, explain_updates, fuse_updates
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
+from nadam_xla.jax.row_grad import value_and_row_grad
 from nadam_xla.jax.rows import RowGradient
 from nadam_xla.jax.rows_update import apply_updates
 from nadam_xla.jax.state import NadamState
@@ -48,5 +49,6 @@ __all__ = [
     "state_to_torch",
     "sum_squares",
     "update_path",
+    "value_and_row_grad",
     "zero1_shardings",
 ]
