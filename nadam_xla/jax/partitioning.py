@@ -11,7 +11,7 @@ Where rounding is stochastic, each device adds to the key of a leaf's random num
 it is updated there: replicas then round alike, and shards do not repeat one another's numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -27,11 +27,11 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
+from nadam_xla import targets
 from nadam_xla.blockwise import BLOCK, SCALES
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.primitive import Call, update_call_p
 from nadam_xla.jax.specs import axes_in, axes_of, spec
-from nadam_xla.streams import Streams
 
 Shaped: TypeAlias = jax.ShapeDtypeStruct
 
@@ -179,17 +179,22 @@ def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...
         operands: those of the call.
         call: what is static in it.
     """
-    with shown_in_program(call.streams, call.first_row):
+    with shown_in_program(targets.UPDATE, call.streams.attributes(call.first_row)):
         results: tuple[jax.Array, ...] = _update_partitioned(call, *operands)
     return results
 
 
-def shown_in_program(streams: Streams, first_row: int = 0) -> Any:
+SHOWN_TARGET = "nadam_xla_target"
+
+
+def shown_in_program(target: str, attributes: Mapping[str, Any]) -> Any:
     """A context in which the program shows what is static in a call, until it is partitioned.
 
     It must: JAX's persistent compilation cache tells programs apart by their text.
+
+    Args:
+        target: of the call.
+        attributes: of the call.
     """
-    attributes = streams.attributes(first_row).items()
-    return set_xla_metadata(
-        **{f"nadam_xla_{name}": str(value).lower() for name, value in attributes}
-    )
+    shown = {f"nadam_xla_{name}": str(value).lower() for name, value in attributes.items()}
+    return set_xla_metadata(**{SHOWN_TARGET: target}, **shown)

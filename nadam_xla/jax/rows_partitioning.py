@@ -7,7 +7,6 @@ No device tells another anything.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding
 
+from nadam_xla import targets
 from nadam_xla.jax.partitioning import Shaped, shown_in_program, with_shards
 from nadam_xla.jax.rows_primitive import update_rows_call_p
 from nadam_xla.jax.specs import Entry, axes_in, axes_of, spec
@@ -56,6 +56,9 @@ def _partition(
             first = jax.lax.axis_index(names) * jnp.asarray(height, indices.dtype)
             # The negative ones are outside on every device.
             indices = jnp.where(indices < 0, indices, indices - first)
+        if has_batch and coefficients.shape[0] == 1:  # which is no batch to the call
+            alone = _update(streams, coefficients, *(x[0] for x in (indices, *shards)))
+            return tuple(x[None] for x in alone)
         return _update(streams, coefficients, indices, *shards)
 
     return (
@@ -69,7 +72,7 @@ def _partition(
 def _sharding_rule(
     streams: Streams, mesh: Any, operands: Sequence[Any], results: Sequence[Any]
 ) -> SdyShardingRule:
-    """Each dimension of the table is one factor, in all tables, and the columns in the gradients"""
+    """Each dimension of the table is one factor, in all tables, and the columns in the gradients."""
     del mesh, results
     coefficients, _, like, *_ = operands
     has_batch = coefficients.shape[0] != 1
@@ -85,7 +88,7 @@ def _sharding_rule(
             *(grads if name == "grads" else table for name in streams.operands),
         ),
         (table,) * len(streams.overwritten),
-        need_replication_factors=("touched", *of_coefficients[len(batch) :]),
+        need_replication_factors=(*of_coefficients[len(batch) :], "touched"),
     )
 
 
@@ -104,6 +107,6 @@ def update_rows_partitioned(*operands: jax.Array, streams: Streams) -> tuple[jax
         operands: those of the primitive.
         streams: which tables they are.
     """
-    with shown_in_program(streams):
+    with shown_in_program(targets.UPDATE_ROWS, streams.attributes()):
         results: tuple[jax.Array, ...] = _update_partitioned(streams, *operands)
     return results

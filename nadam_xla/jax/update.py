@@ -164,6 +164,11 @@ def update_trees(
         returns_change=returns == "change",
         has_average=average is not None,
     )
+    # First, so that the calls behind may wait for the gradients of rows.
+    for i, indices_of_rows in touched.items():
+        kind = kind_of(leaves[i], plain, rounding)
+        table = _table_of(coefficients, kind, [i], len(leaves))
+        results[i] = update_table(table, indices_of_rows, leaves[i], kind)
     dense = {i: leaf for i, leaf in enumerate(leaves) if i not in touched}
     for kind, indices in kinds_of(dense, plain, rounding).items():
         streams = kind.streams
@@ -177,10 +182,6 @@ def update_trees(
             first = first if streams.has_params else first.astype(leaves[i].dtype)
             states = {name: moment_of(new, name) for name in SCALES}
             results[i] = {"first": first, **new, **states}
-    for i, indices_of_rows in touched.items():
-        kind = kind_of(leaves[i], plain, rounding)
-        table = _table_of(coefficients, kind, [i], len(leaves))
-        results[i] = update_table(table, indices_of_rows, leaves[i], kind)
 
     def tree_of(name: str) -> PyTree:
         return treedef.unflatten([of_leaf.get(name) for of_leaf in results])
