@@ -535,7 +535,7 @@ def with_apply(
 def _in_dtype_of(change: jax.Array | RowGradient, param: Any) -> jax.Array | RowGradient:
     dtype = jnp.result_type(param)
     if isinstance(change, RowGradient):
-        return change._replace(values=cast(change.values, dtype))
+        return RowGradient(change.indices, cast(change.values, dtype))
     return cast(change, dtype)
 
 

@@ -102,5 +102,6 @@ def _together(gradients: list[RowGradient], table: jax.Array) -> RowGradient:
         return gradients[0]
     if not gradients:
         return RowGradient(jnp.zeros(0, jnp.int32), jnp.zeros((0, *table.shape[1:]), table.dtype))
-    indices, values = zip(*gradients, strict=True)
+    indices = [rows.indices for rows in gradients]
+    values = [rows.values for rows in gradients]
     return RowGradient(jnp.concatenate(indices), jnp.concatenate(values))

@@ -1,7 +1,8 @@
 """The gradient of a table of which a step touches some rows: what it is, and its sum by rows."""
 
 import sys
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import jax
 import jax.export
@@ -12,7 +13,8 @@ from nadam_xla.calls import compute_dtype
 PyTree: TypeAlias = Any
 
 
-class RowGradient(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RowGradient:
     """The gradient of a table, of those of its rows that a step touches: embeddings looked up.
 
     It stands in the place of a leaf among the gradients. The row at ``indices[i]`` has the gradient
@@ -29,9 +31,14 @@ class RowGradient(NamedTuple):
     values: jax.Array
 
 
-# The name and the order of the fields are written into exported programs: they stay.
-jax.export.register_namedtuple_serialization(
-    RowGradient, serialized_name="nadam_xla.jax.RowGradient"
+# The values come first: optax.inject_hyperparams gives all numbers the dtype of the first leaf.
+jax.tree_util.register_dataclass(RowGradient, data_fields=["values", "indices"], meta_fields=[])
+# Exported programs have the name, and the order of the fields: they stay.
+jax.export.register_pytree_node_serialization(
+    RowGradient,
+    serialized_name="nadam_xla.jax.RowGradient",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: (),
 )
 
 
@@ -85,7 +92,7 @@ def summed(rows: RowGradient, height: int, dtype: Any) -> RowGradient:
         Indices that ascend, and as many rows as before: behind those that are touched some of zeros
         with the index ``height``.
     """
-    indices, values = rows
+    indices, values = rows.indices, rows.values
     if not indices.shape[0]:
         return RowGradient(indices, values.astype(dtype))
     keys = jnp.where(is_inside(indices, height), indices, height)
@@ -130,7 +137,9 @@ def rows_of(table: jax.Array, indices: jax.Array) -> jax.Array:
         table: the table.
         indices: as :func:`summed` returns them.
     """
-    given = table.at[indices].get(mode="fill", fill_value=0, indices_are_sorted=True)
+    if not table.shape[0]:  # of which JAX takes no rows at all
+        return jnp.zeros((*indices.shape, *table.shape[1:]), table.dtype)
+    given: jax.Array = table.at[indices].get(mode="fill", fill_value=0, indices_are_sorted=True)
     return given
 
 
@@ -142,4 +151,6 @@ def with_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Arra
         indices: as :func:`summed` returns them.
         rows: of the table's dtype.
     """
+    if not table.shape[0]:
+        return table
     return table.at[indices].set(rows, mode="drop", indices_are_sorted=True)

@@ -30,9 +30,13 @@ def with_row_gradients(grads: PyTree) -> PyTree:
         if not is_sparse(leaf):
             return leaf
         rows = _of_bcoo(f"grads{keystr(path)}", leaf) if is_bcoo(leaf) else leaf
-        return RowGradient(*(jnp.asarray(x) if _is_array(x) else x for x in rows))
+        return RowGradient(*(jnp.asarray(x) if _is_array(x) else x for x in _fields(rows).values()))
 
     return jax.tree_util.tree_map_with_path(converted, grads, is_leaf=is_sparse)
+
+
+def _fields(rows: RowGradient) -> dict[str, Any]:
+    return {"indices": rows.indices, "values": rows.values}
 
 
 def _is_array(x: Any) -> bool:
@@ -69,7 +73,7 @@ def check_rows(grads: PyTree, tables: Mapping[str, PyTree]) -> None:
             at = keystr(path)
             for name, array in zip(tables, arrays, strict=True):
                 _check_table(f"{name}{at}", array)
-            _check_shapes(f"grads{at}", leaf, f"{next(iter(tables))}{at}", arrays[0])
+            check_rows_of(f"grads{at}", leaf, f"{next(iter(tables))}{at}", arrays[0])
 
 
 def _check_table(name: str, table: Any) -> None:
@@ -87,9 +91,22 @@ def _check_table(name: str, table: Any) -> None:
         )
 
 
-def _check_shapes(name: str, rows: RowGradient, table_name: str, table: Any) -> None:
-    indices, values = rows
-    for part, x in zip(rows._fields, rows, strict=True):
+def check_rows_of(name: str, rows: RowGradient, table_name: str, table: Any) -> None:
+    """Checks that a :class:`RowGradient` fits its table.
+
+    Args:
+        name: of the gradient.
+        rows: the gradient.
+        table_name: of the table.
+        table: the table.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the indices are not int32 or int64, or cannot count the rows; or the values are
+            not of a floating dtype.
+    """
+    indices, values = rows.indices, rows.values
+    for part, x in _fields(rows).items():
         if not _is_array(x):
             raise TypeError(f"{name}.{part} is {describe(x)}; it must be an array")
     if str(indices.dtype) not in INDEX_DTYPES:

@@ -20,6 +20,7 @@ from nadam_xla.jax.rows import (
     summed,
     with_rows,
 )
+from nadam_xla.jax.rows_checks import check_rows_of
 from nadam_xla.jax.rows_primitive import bind_rows
 from nadam_xla.jax.stored_results import params_of_masters
 
@@ -100,15 +101,25 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     Returns:
         The parameters plus the updates, in the dtypes of the parameters. To a table those rows are
         added that are in it.
+
+    Raises:
+        ValueError: the trees differ in structure, or the rows do not fit their table.
+        TypeError: the indices of rows are no whole numbers any more, as behind an optax
+            transformation that multiplies all leaves.
     """
     treedef = structure_of(updates)
     changes, tables = treedef.flatten_up_to(updates), treedef.flatten_up_to(params)
+    paths = jax.tree_util.tree_leaves_with_path(updates, is_leaf=is_rows)
+    for (path, change), table in zip(paths, tables, strict=True):
+        if is_rows(change):
+            at = jax.tree_util.keystr(path)
+            check_rows_of(f"updates{at}", change, f"params{at}", table)
     dense = [None if is_rows(change) else change for change in changes]
     kept = [None if change is None else table for change, table in zip(dense, tables, strict=True)]
     added = optax.apply_updates(kept, dense)
     return treedef.unflatten(
         [
-            _with_added(table, change) if is_rows(change) else new
+            _with_added(jnp.asarray(table), change) if is_rows(change) else new
             for table, change, new in zip(tables, changes, added, strict=True)
         ]
     )

@@ -188,7 +188,7 @@ class TestShardMap:
         def step(params: Any, state: Any, grads: RowGradient) -> Any:
             first = jax.lax.axis_index("data") * params.shape[0]
             own = jnp.where(grads.indices < 0, -1, grads.indices - first)
-            return apply(params, state, grads._replace(indices=own))
+            return apply(params, state, RowGradient(own, grads.values))
 
         params = table()
         state = TX.init(params)
