@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr
 
 from nadam_xla.jax.blockwise import is_blockwise
@@ -132,7 +133,7 @@ def check_rows_of(name: str, rows: RowGradient, table_name: str, table: Any) -> 
             f"{name}.values has the shape {values.shape}; it must be {wanted}: a row of"
             f" {table_name}, which is {describe(table)}, for each index"
         )
-    if shape[0] > jnp.iinfo(indices.dtype).max:
+    if shape[0] > np.iinfo(indices.dtype).max:
         raise TypeError(
             f"{name}.indices is {describe(indices)}, which cannot count the {shape[0]} rows of"
             f" {table_name}; it must be int64"

@@ -123,7 +123,10 @@ def test_a_training_step_is_in_place_and_makes_nothing_of_the_size_of_the_table(
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda p, ids: (p["table"][ids] @ p["table"].T).sum(), r"params\['table'\] is used by (tr|d)"),
+        (
+            lambda p, ids: (p["table"][ids] @ p["table"].T).sum(),
+            r"params\['table'\] is used by (tr|d)",
+        ),
         (lambda p, ids: jax.lax.map(lambda i: p["table"][i], ids).sum(), "is used by scan"),
         (lambda p, ids: jax.checkpoint(lambda t: t[ids])(p["table"]).sum(), "is used by"),
         (lambda p, ids: p["table"][:, ids].sum(), "is used by gather"),
@@ -187,7 +190,9 @@ class TestFlax:
 
         by_rows = train(value_and_row_grad(loss, embeddings))
         assert by_rows[-1] < by_rows[0]
-        np.testing.assert_allclose(by_rows, train(jax.value_and_grad(loss)), rtol=1e-2 if dtype else 1e-5)
+        np.testing.assert_allclose(
+            by_rows, train(jax.value_and_grad(loss)), rtol=1e-2 if dtype else 1e-5
+        )
 
     def test_nnx(self) -> None:
         class Model(nnx.Module):
@@ -209,7 +214,9 @@ class TestFlax:
                 def loss(params: Any, ids: jax.Array) -> jax.Array:
                     return (nnx.merge(graph, params)(ids) - 1) ** 2
 
-                grad_fn = value_and_row_grad(loss, embeddings) if by_rows else jax.value_and_grad(loss)
+                grad_fn = (
+                    value_and_row_grad(loss, embeddings) if by_rows else jax.value_and_grad(loss)
+                )
                 value, grads = grad_fn(params, ids)
                 optimizer.update(model, grads)
                 return value

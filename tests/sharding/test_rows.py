@@ -195,9 +195,7 @@ class TestShardMap:
         expected = jax.jit(apply)(params, state, rows())
         layouts = P("data"), state._replace(count=P(), mu=P("data"), nu=P("data"))
         sharded = jax.jit(
-            jax.shard_map(
-                step, mesh=mesh(data=8), in_specs=(*layouts, P()), out_specs=layouts
-            )
+            jax.shard_map(step, mesh=mesh(data=8), in_specs=(*layouts, P()), out_specs=layouts)
         )
         text = sharded.lower(params, state, rows()).compile().as_text()
         assert text.count(CALL) == 1
