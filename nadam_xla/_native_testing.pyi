@@ -10,9 +10,24 @@ def run_chunks(chunks: int, threads: int, start: str) -> tuple[list[int], int]: 
 def run_update_chunks(
     coefficients: _Leaf, params: _Leaf, grads: _Leaf, mu: _Leaf, nu: _Leaf, chunks: list[int]
 ) -> int: ...
+def update_rows(
+    coefficients: _Leaf,
+    indices: NDArray[np.int32],
+    grads: _Leaf,
+    params: _Leaf,
+    mu: _Leaf,
+    nu: _Leaf,
+    *,
+    threads: int,
+    start: str,
+) -> None: ...
 
 class MemoryLimit:
     def __init__(
         self, elements: int, threads: int, sizes: tuple[int, int, int, int, int] = (4, 4, 4, 4, 0)
     ) -> None: ...
+    def run(self, passes: int) -> None: ...
+
+class RowsLimit:
+    def __init__(self, height: int, columns: int, rows: list[int], threads: int) -> None: ...
     def run(self, passes: int) -> None: ...

@@ -10,8 +10,8 @@
 
 namespace nadam_xla::cpu {
 
-// The elements of a step of the loops over what is not stored as it is computed: few enough that the
-// processor, which looks some hundred instructions ahead, decodes and encodes others while the
+// The elements of a step of the loops over what is not stored as it is computed: few enough that
+// the processor, which looks some hundred instructions ahead, decodes and encodes others while the
 // divider is busy with these.
 inline constexpr std::int64_t kStep = 32;
 

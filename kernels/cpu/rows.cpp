@@ -156,13 +156,14 @@ class Block {
   Part at_[kMostParts];
   std::int64_t begins_[kMostParts];
   std::int64_t elements_of_steps_[kElements / kStep];
-  alignas(64) double memory_[kStreams][kElements];
+  // Behind each stream a gap: at the same place of a page, a load waits for the store of another.
+  static constexpr std::int64_t kGap = 48;
+  alignas(64) double memory_[kStreams][kElements + kGap];
 };
 
 // Asks for the memory of a row that will be loaded soon.
 template <typename T>
-void prefetch_row(const UpdateStretch<T>& table, const std::int64_t columns,
-                  const RowPlace place) {
+void prefetch_row(const UpdateStretch<T>& table, const std::int64_t columns, const RowPlace place) {
   constexpr std::int64_t kCacheLine = 64, kLongest = 2048;
   for (int i = 0; i < kStreams; ++i) {
     const auto stream = static_cast<Stream>(i);
@@ -188,9 +189,7 @@ class RowsWork {
             std::max<std::int64_t>(1, chunk_length(rows.count * columns, threads) / columns)),
         loop_(update_loop<T>()) {}
 
-  std::int64_t chunks() const {
-    return (rows_.count + places_of_chunk_ - 1) / places_of_chunk_;
-  }
+  std::int64_t chunks() const { return (rows_.count + places_of_chunk_ - 1) / places_of_chunk_; }
 
   // Updates the rows that begin in the chunk.
   void run(const std::int64_t chunk) const {

@@ -9,8 +9,8 @@
 
 namespace nadam_xla::cpu {
 
-// Where a number of a row stands among those of its batch entry. In ascending order the rows ascend,
-// and so do the places of each.
+// Where a number of a row stands among those of its batch entry. In ascending order the rows
+// ascend, and so do the places of each.
 class RowPlace {
  public:
   RowPlace() = default;

@@ -67,7 +67,8 @@ enum class SortedBy {
 };
 
 // The same of a call of nadam_xla_update_rows_v1:
-//   operands  coefficients; indices [touched] or [batch, touched], S32 or S64; params, grads, mu, nu
+//   operands  coefficients; indices [touched] or [batch, touched], S32 or S64; params, grads, mu,
+//   nu
 //             and, where there is one, master of one table; with kOperands the order, S32 of the
 //             shape of indices
 //   results   params, mu, nu and master, each in the memory of its operand; with kCall a workspace,

@@ -61,8 +61,8 @@ void check_table_shape(const LeafShape& table, const std::int64_t batch) {
            batch == 1 ? "" : " behind the batch that coefficients has");
   }
   if (shape[before - 1] > RowNumbers::kMostRows) {
-    refuse(BufferName{{table.first_stream}, 0}, " has ", shape[before - 1],
-           " rows; there may be ", RowNumbers::kMostRows);
+    refuse(BufferName{{table.first_stream}, 0}, " has ", shape[before - 1], " rows; there may be ",
+           RowNumbers::kMostRows);
   }
 }
 
@@ -76,7 +76,8 @@ void check_grads(const LeafShape& table, const AnyBuffer& grads, const AnyBuffer
   if (fits) return;
   refuse(BufferName{{name_of(Stream::kGrads)}, 0}, " is ", grads.element_type(), to_string(shape),
          "; with indices of the shape ", to_string(numbers), " and a table of the shape ",
-         to_string(of_table), " its first axes must be those of indices, and the others the table's");
+         to_string(of_table),
+         " its first axes must be those of indices, and the others the table's");
 }
 
 // Else the rows that are not touched would have to be copied.

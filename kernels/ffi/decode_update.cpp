@@ -61,7 +61,8 @@ template <typename T>
 UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results) {
-  UpdateCall<T> call = decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
+  UpdateCall<T> call =
+      decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
   const StreamSet streams = attributes.streams;
   const Buffers buffers(attributes, leaves, results);
   const Stream first = streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads;
@@ -94,7 +95,8 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
                                   const xla::ffi::RemainingRets& results) {
   const UpdateAttributes attributes{RowLayout::kV2, StreamSet::with_params(), false, first_row,
                                     Rounding::kNearest};
-  UpdateCall<T> call = decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
+  UpdateCall<T> call =
+      decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
   const Buffers buffers(attributes, leaves, results);
   if (call.batch != 1) refuse("coefficients has a batch of ", call.batch, "; it must be 1");
   if (buffers.leaves() == 0) return call;

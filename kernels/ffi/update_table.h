@@ -55,7 +55,7 @@ struct Table {
 };
 
 inline Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attributes,
-                  const std::size_t leaves) {
+                         const std::size_t leaves) {
   const Dimensions shape = coefficients.dimensions();
   const auto n = static_cast<std::int64_t>(leaves);
   const auto has_rows = [&](const std::int64_t rows) {

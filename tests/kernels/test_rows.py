@@ -45,7 +45,9 @@ def traced(
     aliases: bool = True,
 ) -> dict[str, jax.Array]:
     """The call inside of a program; ``table`` has parameters, mu, nu and perhaps a master."""
-    names = [name for name in ("params", "grads", "mu", "nu", "master") if name in table | {"grads": 0}]
+    names = [
+        name for name in ("params", "grads", "mu", "nu", "master") if name in table | {"grads": 0}
+    ]
     states = [name for name in names if name != "grads"]
     workspace = rows_workspace_bytes(indices.shape[-1] if touched is None else touched)
     results = [jax.ShapeDtypeStruct(table[name].shape, table[name].dtype) for name in states]
@@ -238,12 +240,21 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     grads, table = np.zeros((2, 3), np.float32), table_of(rng, (4, 3))
     refused(f"{TARGET}: .*indices is F32", one, indices.astype(np.float32), grads, table)
     refused("indices is S32.1,2.; it must be", one, indices[None], grads, table)
-    refused("grads.0. is F32.3,3.;.*those of indices", one, indices, np.zeros((3, 3), np.float32), table)
+    refused(
+        "grads.0. is F32.3,3.;.*those of indices", one, indices, np.zeros((3, 3), np.float32), table
+    )
     refused("grads.0. is F32.2,4.;", one, indices, np.zeros((2, 4), np.float32), table)
     refused("mu.0. is F32.4,2.;", one, indices, grads, {**table, "mu": table["mu"][:, :2]})
     refused("the workspace is U8.16.; it must be U8.32.", one, indices, grads, table, touched=1)
     refused("is not in its memory", one, indices, grads, table, aliases=False)
-    refused("from row 3 on", np.zeros((1, 2, one.shape[-1]), np.float32), indices, grads, table, first_row=3)
+    refused(
+        "from row 3 on",
+        np.zeros((1, 2, one.shape[-1]), np.float32),
+        indices,
+        grads,
+        table,
+        first_row=3,
+    )
     scalar = {name: x[0, 0] for name, x in table.items()}
     refused("params.0. has the shape ..; it must be .height", one, indices, grads, scalar)
     refused("batch", np.repeat(one, 2, axis=0), indices, grads, table)
