@@ -12,3 +12,12 @@ def workspace_bytes(sums: int) -> int:
         sums: how many sums the call has.
     """
     return 8 * (sums + PARTS)
+
+
+def rows_workspace_bytes(touched: int) -> int:
+    """The size of the last result of the update of some rows, on the CPU, which sorts in it.
+
+    Args:
+        touched: how many rows the gradient has.
+    """
+    return 16 * touched
