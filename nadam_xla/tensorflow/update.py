@@ -162,11 +162,17 @@ def _check(tensors: dict[str, list[Any]]) -> None:
 
 def check_leaves(name: str, tensors: Tensors) -> None:
     """Raises ``TypeError`` for a dtype that is not floating, ``ValueError`` for an open shape."""
+    check_floating(name, tensors)
+    for i, x in enumerate(tensors):
+        if not x.shape.is_fully_defined():
+            raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
+
+
+def check_floating(name: str, tensors: Tensors) -> None:
+    """Raises ``TypeError`` for a dtype that is not floating."""
     for i, x in enumerate(tensors):
         if not x.dtype.is_floating:
             raise TypeError(f"{name}[{i}] has the dtype {x.dtype.name}; it must be floating")
-        if not x.shape.is_fully_defined():
-            raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
 
 
 def _check_own_leaf(coefficients: Coefficients, tensors: int) -> None:
