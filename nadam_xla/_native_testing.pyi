@@ -10,6 +10,17 @@ def run_chunks(chunks: int, threads: int, start: str) -> tuple[list[int], int]: 
 def run_update_chunks(
     coefficients: _Leaf, params: _Leaf, grads: _Leaf, mu: _Leaf, nu: _Leaf, chunks: list[int]
 ) -> int: ...
+def update_rows(
+    coefficients: _Leaf,
+    indices: NDArray[np.int32],
+    grads: _Leaf,
+    params: _Leaf,
+    mu: _Leaf,
+    nu: _Leaf,
+    *,
+    threads: int,
+    start: str,
+) -> None: ...
 
 class MemoryLimit:
     def __init__(

@@ -5,5 +5,6 @@ The number is a promise: an exported program keeps meaning what it meant.
 
 UPDATE = "nadam_xla_update_v2"
 UPDATE_ENTRY = "nadam_xla_update_entry_v1"
+UPDATE_ROWS = "nadam_xla_update_rows_v1"
 SUM_SQUARES = "nadam_xla_sum_squares_v1"
 UPDATE_ROWS = "nadam_xla_update_rows_v1"

@@ -1,12 +1,12 @@
-"""The memory that the sums of squares need on a GPU, beside their operands and results."""
+"""The memory that calls need beside their operands and results."""
 
 PARTS = 4096
-"""The sums that warps leave for one another, beside one for each result: enough for every GPU to be
-busy, few enough to be added up in no time."""
+"""The sums of squares that warps of a GPU leave for one another, beside one for each result: enough
+for every GPU to be busy, few enough to be added up in no time."""
 
 
 def workspace_bytes(sums: int) -> int:
-    """The size of the call's second result, on a GPU.
+    """The size of the second result of a call of the sums of squares, on a GPU.
 
     Args:
         sums: how many sums the call has.
@@ -15,9 +15,9 @@ def workspace_bytes(sums: int) -> int:
 
 
 def rows_workspace_bytes(touched: int) -> int:
-    """The size of the last result of the update of some rows, on the CPU, which sorts in it.
+    """The size of the last result of a call of the rows' update, on the CPU, which sorts in it.
 
     Args:
-        touched: how many rows the gradient has.
+        touched: how many numbers of rows there are, in one batch entry.
     """
     return 16 * touched

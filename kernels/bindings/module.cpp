@@ -41,6 +41,7 @@ std::vector<Registration> registrations() {
   return {{ffi::update_target(RowLayout::kV1), "Host", &nadam_xla_update_v1_cpu},
           {ffi::update_target(RowLayout::kV2), "Host", &nadam_xla_update_v2_cpu},
           {ffi::kUpdateEntryTarget, "Host", &nadam_xla_update_entry_v1_cpu},
+          {ffi::kUpdateRowsTarget, "Host", &nadam_xla_update_rows_v1_cpu},
           {ffi::kSumSquaresTarget, "Host", &nadam_xla_sum_squares_v1_cpu}};
 }
 

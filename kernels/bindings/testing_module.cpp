@@ -23,6 +23,7 @@
 #include "kernels/cpu/chunk_plan.h"
 #include "kernels/cpu/memory_limit.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/update.h"
 
 namespace nb = nanobind;
@@ -128,6 +129,31 @@ std::int64_t run_update_chunks(const Array& coefficients, const Array& params, c
   return work.chunks();
 }
 
+using Indices = nb::ndarray<std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Updates some rows of a table in place, with so many threads, which start as said.
+void update_rows(const Array& coefficients, const Indices& indices, const Matrix& grads,
+                 const Matrix& params, const Matrix& mu, const Matrix& nu,
+                 const std::int64_t threads, const std::string& start) {
+  constexpr Storage kF32 = Storage::kF32;
+  const auto touched = static_cast<std::int64_t>(indices.size());
+  std::vector<std::int64_t> workspace(2 * touched);
+  const nadam_xla::Leaf table{
+      {params.data(), grads.data(), mu.data(), nu.data(), grads.data(), grads.data()},
+      {params.data(), mu.data(), nu.data(), params.data(), params.data()},
+      {kF32, kF32, kF32, kF32, kF32, kF32},
+      kF32,
+      static_cast<std::int64_t>(params.size())};
+  const TestPool pool(threads, parse_start(start));
+  cpu::update_rows<float>(
+      {{coefficients.data(), {RowLayout::kV2, kRowLength}, 1, 1, 0, Returns::kParams, {table}},
+       static_cast<std::int64_t>(params.shape(1)),
+       {indices.data(), false, touched, nullptr, workspace.data()}},
+      pool);
+  pool.start_waiting();
+}
+
 }  // namespace
 }  // namespace nadam_xla
 
@@ -139,6 +165,9 @@ NB_MODULE(_native_testing, m) {
         nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
   m.def("run_update_chunks", &nadam_xla::run_update_chunks, nb::arg("coefficients"),
         nb::arg("params"), nb::arg("grads"), nb::arg("mu"), nb::arg("nu"), nb::arg("chunks"));
+  m.def("update_rows", &nadam_xla::update_rows, nb::arg("coefficients"), nb::arg("indices"),
+        nb::arg("grads"), nb::arg("params"), nb::arg("mu"), nb::arg("nu"), nb::arg("threads"),
+        nb::arg("start"), nb::call_guard<nb::gil_scoped_release>());
   nadam_xla::define_cuda_codec(m);
   nadam_xla::define_cuda_on_host(m);
   nb::class_<nadam_xla::cpu::MemoryLimit>(m, "MemoryLimit")

@@ -120,7 +120,7 @@ class Blocks {
     for (std::int64_t step = 0; step < shorter / kStep; ++step) {
       encode_whole(mixture, leaf, before, step, old);
       const std::int64_t first = block.first + step * kStep;
-      const StepDraws draws = drawn_.of_step_anywhere(mixture, first);
+      const StepDraws draws = drawn_.of_step(mixture, first);
       StepNumbers<float, kAveraging> numbers;
       update_step<kReturns, kTerms>(row, Step{mixture, leaf, first}, factors, draws, numbers);
       for (int i = 0; i < kMoments; ++i) magnitudes[i].see_step(numbers.out[1 + i]);
@@ -166,7 +166,7 @@ class Blocks {
     for (; step < steps_of(block); ++step) {
       const std::int64_t first = block.first + step * kStep;
       const std::int64_t left = block.length - step * kStep;
-      const StepDraws draws = drawn_.of_step_anywhere(mixture, first);
+      const StepDraws draws = drawn_.of_step(mixture, first);
       StepNumbers<float, kAveraging> numbers;
       if (left >= kStep) {
         update_one(Step{mixture, s_.leaf, first}, draws, numbers);

@@ -14,15 +14,14 @@
 #include <cstdint>
 
 #include "kernels/cpu/halves.h"
+#include "kernels/cpu/loops.h"
 #include "kernels/random_bits.h"
 #include "kernels/storage.h"
 
 namespace nadam_xla::cpu {
 namespace {
 
-// The elements of a step: few enough that the processor, which looks some hundred instructions
-// ahead, decodes and encodes others while the divider is busy with these.
-constexpr std::int64_t kStep = 32;
+// Of a step.
 constexpr std::int64_t kPairs = kStep / 2;
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,

@@ -100,26 +100,24 @@ class Draws {
     if (mixture.draws_params()) of_params_.begin(key, Draw::kOfParams);
   }
 
-  // Of the step that begins with this element of the batch entry, a multiple of kStep.
+  // Of the step that begins with this element of the batch entry.
   NADAM_XLA_INLINE StepDraws of_step(const Mixture& mixture, const std::int64_t element) {
     StepDraws step{};
-    if (mixture.draws_params()) of_params_.copy_step(element, step.params);
-    if (mixture.draws_moments()) of_moments_.copy_step(element, step.moments[0]);
-    if (mixture.draws_moments()) set_second_moments(step);
-    return step;
-  }
-
-  // Of any element.
-  NADAM_XLA_INLINE StepDraws of_step_anywhere(const Mixture& mixture, const std::int64_t element) {
-    if (element % kStep == 0) return of_step(mixture, element);
-    StepDraws step{};
-    if (mixture.draws_params()) of_params_.copy_elements(element, step.params);
-    if (mixture.draws_moments()) of_moments_.copy_elements(element, step.moments[0]);
-    if (mixture.draws_moments()) set_second_moments(step);
+    if (mixture.draws_params()) copy(of_params_, element, step.params);
+    if (mixture.draws_moments()) {
+      copy(of_moments_, element, step.moments[0]);
+      set_second_moments(step);
+    }
     return step;
   }
 
  private:
+  static NADAM_XLA_INLINE void copy(Tabulated& from, const std::int64_t element,
+                                    std::uint32_t* const pairs) {
+    if (element % kStep == 0) return from.copy_step(element, pairs);
+    from.copy_elements(element, pairs);
+  }
+
   static NADAM_XLA_INLINE void set_second_moments(StepDraws& step) {
 #pragma omp simd
     for (std::int64_t i = 0; i < kPairs; ++i) {

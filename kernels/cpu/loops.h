@@ -3,11 +3,17 @@
 
 #include <cstdint>
 
+#include "kernels/host_device.h"
 #include "kernels/storage.h"
 #include "kernels/update_call.h"
 #include "kernels/update_rule.h"
 
 namespace nadam_xla::cpu {
+
+// The elements of a step of the loops over what is not stored as it is computed: few enough that
+// the processor, which looks some hundred instructions ahead, decodes and encodes others while the
+// divider is busy with these.
+inline constexpr std::int64_t kStep = 32;
 
 // A stretch of one leaf, and all that its update needs to know.
 template <typename T>
@@ -18,7 +24,13 @@ struct UpdateStretch {
   StreamSet streams;
   Rounding rounding;
   RandomKey key;       // where it is stochastic
-  std::int64_t first;  // the number of the first element in its batch entry, a multiple of four
+  std::int64_t first;  // the number of the first element in its batch entry, a multiple of kStep
+  // Of each step, the number of its first element; null where they follow `first`.
+  const std::int64_t* elements_of_steps = nullptr;
+
+  NADAM_XLA_INLINE std::int64_t element_of_step(const std::int64_t begin) const {
+    return elements_of_steps == nullptr ? first + begin : elements_of_steps[begin / kStep];
+  }
 };
 
 // Some blocks of one leaf of which a moment is stored in codes.

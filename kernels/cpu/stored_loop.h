@@ -192,7 +192,7 @@ NADAM_XLA_INLINE void run_steps(const UpdateStretch<T>& s, const Mixture& mixtur
   Draws drawn(mixture, s.key);
   for (std::int64_t first = 0; first < leaf.length; first += kStep) {
     const Step step{mixture, leaf, first};
-    const StepDraws draws = drawn.of_step(mixture, s.first + first);
+    const StepDraws draws = drawn.of_step(mixture, s.element_of_step(first));
     decode_streams(step, numbers, StreamNumbers<kAveraging>());
     update_elements<kReturns, kTerms>(row, streams, 0, kStep);
     if (has_rare_numbers(mixture, numbers, StateNumbers<kAveraging>())) {

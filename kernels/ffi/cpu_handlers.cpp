@@ -2,6 +2,7 @@
 
 #include <functional>
 
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/sum_squares.h"
 #include "kernels/cpu/update.h"
 #include "kernels/ffi/decode.h"
@@ -64,6 +65,18 @@ Error update_entry(xla::ffi::ThreadPool threads, const AnyBuffer index,
       });
 }
 
+Error update_rows(xla::ffi::ThreadPool threads, const AnyBuffer coefficients,
+                  const AnyBuffer indices, const RemainingArgs operands,
+                  const RemainingRets results, const xla::ffi::Dictionary attributes) {
+  return run_typed(
+      kUpdateRowsTarget, "coefficients", coefficients.element_type(), [&](auto element) {
+        using T = decltype(element);
+        const auto call = decode_rows<T>(decode_attributes_rows(attributes), SortedBy::kCall,
+                                         coefficients, indices, operands, results);
+        cpu::update_rows(call, XlaPool(threads));
+      });
+}
+
 auto bind_update() {
   return xla::ffi::Ffi::Bind()
       .Ctx<xla::ffi::ThreadPool>()
@@ -100,6 +113,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_entry_v1_cpu, nadam_xla::ffi::upd
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::int64_t>("first_row"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_update_rows_v1_cpu, nadam_xla::ffi::update_rows,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()  // coefficients
+                                  .Arg<xla::ffi::AnyBuffer>()  // indices
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attrs());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nadam_xla_sum_squares_v1_cpu, nadam_xla::ffi::sum_squares,
                               xla::ffi::Ffi::Bind()

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/rows_call.h"
 #include "kernels/streams.h"
 #include "kernels/sum_squares_call.h"
 #include "kernels/update_call.h"
@@ -26,6 +27,9 @@ UpdateAttributes attributes_v1(bool returns_change);
 // not there in programs that were exported before it was. Throws std::invalid_argument for any that
 // is missing, unknown or of another type.
 UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes);
+
+// Those of nadam_xla_update_rows_v1: streams, first_row and rounding, all of which must be there.
+UpdateAttributes decode_attributes_rows(const xla::ffi::Dictionary& attributes);
 
 // Checks every count, type and shape of a call of nadam_xla_update_v1 or _v2:
 //   operands  coefficients [batch, rows, a row's length], and of each stream n buffers, in the
@@ -55,6 +59,27 @@ UpdateCall<T> decode_update_entry(std::int64_t first_row, const xla::ffi::AnyBuf
                                   const xla::ffi::AnyBuffer& coefficients,
                                   const xla::ffi::RemainingArgs& leaves,
                                   const xla::ffi::RemainingRets& results);
+
+// By what the rows of a call of nadam_xla_update_rows_v1 are sorted.
+enum class SortedBy {
+  kCall,      // the call itself, in a workspace
+  kOperands,  // an operand that says how
+};
+
+// The same of a call of nadam_xla_update_rows_v1:
+//   operands  coefficients; indices [touched] or [batch, touched], S32 or S64; params, grads, mu,
+//   nu
+//             and, where there is one, master of one table; with kOperands the order, S32 of the
+//             shape of indices
+//   results   params, mu, nu and master, each in the memory of its operand; with kCall a workspace,
+//             U8 [RowNumbers::workspace_bytes(touched)]
+// grads are [touched, columns...], the others [height, columns...], behind the batch where
+// coefficients has one. There are no averages and no scales.
+template <typename T>
+RowsCall<T> decode_rows(const UpdateAttributes& attributes, SortedBy sorted_by,
+                        const xla::ffi::AnyBuffer& coefficients, const xla::ffi::AnyBuffer& indices,
+                        const xla::ffi::RemainingArgs& operands,
+                        const xla::ffi::RemainingRets& results);
 
 // Checks every count, type and shape of a call of nadam_xla_sum_squares_v1:
 //   operands  leaves * n
@@ -92,6 +117,14 @@ extern template UpdateCall<double> decode_update_entry(std::int64_t, const xla::
                                                        const xla::ffi::AnyBuffer&,
                                                        const xla::ffi::RemainingArgs&,
                                                        const xla::ffi::RemainingRets&);
+extern template RowsCall<float> decode_rows(const UpdateAttributes&, SortedBy,
+                                            const xla::ffi::AnyBuffer&, const xla::ffi::AnyBuffer&,
+                                            const xla::ffi::RemainingArgs&,
+                                            const xla::ffi::RemainingRets&);
+extern template RowsCall<double> decode_rows(const UpdateAttributes&, SortedBy,
+                                             const xla::ffi::AnyBuffer&, const xla::ffi::AnyBuffer&,
+                                             const xla::ffi::RemainingArgs&,
+                                             const xla::ffi::RemainingRets&);
 extern template SumSquaresCall<float> decode_sum_squares(const xla::ffi::Dictionary&,
                                                          const xla::ffi::RemainingArgs&,
                                                          xla::ffi::AnyBuffer);

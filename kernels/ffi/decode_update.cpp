@@ -1,87 +1,10 @@
 #include "kernels/ffi/buffers.h"
 #include "kernels/ffi/decode.h"
 #include "kernels/ffi/leaf_buffers.h"
-#include "kernels/update_rule.h"
+#include "kernels/ffi/update_table.h"
 
 namespace nadam_xla::ffi {
 namespace {
-
-std::string names_of(const StreamSet streams) {
-  std::string names;
-  for (int i = 0; i < kAllStreams; ++i) {
-    const auto stream = static_cast<Stream>(i);
-    if (streams.has(stream)) names += (names.empty() ? "" : ", ") + std::string(name_of(stream));
-  }
-  return names;
-}
-
-std::string names_of_results(const StreamSet streams) {
-  std::string names;
-  for (int i = 0; i < kAllResults; ++i) {
-    if (!streams.has_result(i)) continue;
-    names += (i == 0 ? "" : ", ") + std::string(name_of(stream_of_result(i)));
-  }
-  return names;
-}
-
-void check_streams(const UpdateAttributes& attributes) {
-  if (!attributes.streams.is_known()) {
-    refuse("the attribute streams has unknown bits, or lacks some: there are ",
-           names_of(StreamSet::known()), ", of which ", names_of(StreamSet::required()),
-           " must be there");
-  }
-  if (attributes.streams.has(Stream::kParams)) return;
-  if (!attributes.returns_change) {
-    refuse("returns_change is false; it must be true where streams lacks params");
-  }
-  if (attributes.streams.has(Stream::kMaster)) {
-    refuse("streams has master and lacks params, which it is the master of");
-  }
-  if (attributes.streams.has(Stream::kAverage)) {
-    refuse("streams has average and lacks params, which it is the average of");
-  }
-}
-
-struct Table {
-  std::int64_t batch;
-  std::int64_t rows;
-  RowFormat format;
-};
-
-Table check_table(const AnyBuffer& coefficients, const UpdateAttributes& attributes,
-                  const std::size_t leaves) {
-  const Dimensions shape = coefficients.dimensions();
-  const auto n = static_cast<std::int64_t>(leaves);
-  const auto has_rows = [&](const std::int64_t rows) {
-    const bool has_one_each = attributes.layout == RowLayout::kV1
-                                  ? rows == n
-                                  : rows - n >= attributes.first_row && attributes.first_row >= 0;
-    return rows == 1 || has_one_each;
-  };
-  const int shortest = RowFormat::shortest(attributes.layout);
-  const int longest = RowFormat::longest(attributes.layout);
-  const bool has_columns = shape.size() == 3 && shortest <= shape[2] && shape[2] <= longest;
-  const bool has_key = has_columns && shape[2] >= RowFormat::shortest_with_key();
-  if (draws(attributes.rounding, attributes.streams) && has_columns &&
-      (!has_key || (shape[1] == 1 && n > 1))) {
-    const bool is_stochastic = attributes.rounding == Rounding::kStochastic;
-    refuse("coefficients is ", coefficients.element_type(), to_string(shape), "; where ",
-           is_stochastic ? "rounding is stochastic" : "moments have scales", " it must be [batch, ",
-           n, " or more, ", longest, "], so that each leaf has random numbers of its own");
-  }
-  const bool has_average = attributes.streams.has(Stream::kAverage);
-  if (has_average && has_columns && shape[2] < RowFormat::shortest_with_average()) {
-    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; where there is an average it must be [batch, rows, ", longest,
-           "], for its last columns are the weights of the average");
-  }
-  if (!has_columns || !has_rows(shape[1])) {
-    refuse("coefficients is ", coefficients.element_type(), to_string(shape),
-           "; it must be [batch, rows, ", longest, "] with 1 row or ", n,
-           ", one for each leaf, from row ", attributes.first_row, " on");
-  }
-  return {shape[0], shape[1], {attributes.layout, static_cast<int>(shape[2])}};
-}
 
 // The elements of one batch entry of a leaf of the update.
 std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
@@ -93,11 +16,9 @@ std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
   return elements_of_entry(shape.dimensions, batch);
 }
 
-// The call without its leaves.
-template <typename T>
-UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
-                           const xla::ffi::RemainingArgs& leaves,
-                           const xla::ffi::RemainingRets& results) {
+// Checks the counts of all but the table; returns how many leaves there are.
+std::size_t count_leaves(const UpdateAttributes& attributes, const xla::ffi::RemainingArgs& leaves,
+                         const xla::ffi::RemainingRets& results) {
   const StreamSet streams = attributes.streams;
   check_streams(attributes);
   const std::size_t n = leaves.size() / streams.count();
@@ -108,21 +29,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
            " results; n leaves need ", streams.count(), " n (", names_of(streams), ") and ",
            streams.count_results(), " n (", names_of_results(streams), ")");
   }
-  if (streams.has_scales() && kStorageOf<T> == Storage::kF64) {
-    refuse("coefficients is F64; where moments have scales it must be F32");
-  }
-  const Table table = check_table(coefficients, attributes, n);
-  UpdateCall<T> call;
-  call.coefficients = static_cast<const T*>(coefficients.untyped_data());
-  call.format = table.format;
-  call.batch = table.batch;
-  call.rows = table.rows;
-  call.first_row = attributes.first_row;
-  call.returns = attributes.returns_change ? Returns::kChange : Returns::kParams;
-  call.streams = streams;
-  call.rounding = attributes.rounding;
-  call.leaves.reserve(n);
-  return call;
+  return n;
 }
 
 Entry check_entry(const AnyBuffer& index, const Dimensions& stack) {
@@ -148,43 +55,14 @@ void check_stack(const LeafShape& grads, const std::int64_t entries, const Group
   }
 }
 
-template <typename T>
-T attribute(const xla::ffi::Dictionary& attributes, const char* const name,
-            const char* const type) {
-  const xla::ffi::ErrorOr<T> value = attributes.get<T>(name);
-  if (!value.has_value()) refuse("the attribute ", name, " must be given, as ", type);
-  return *value;
-}
-
 }  // namespace
-
-UpdateAttributes attributes_v1(const bool returns_change) {
-  return {RowLayout::kV1, StreamSet::with_params(), returns_change, 0, Rounding::kNearest};
-}
-
-UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes) {
-  const bool has_rounding = attributes.contains("rounding");
-  if (attributes.size() != (has_rounding ? 4 : 3)) {
-    refuse(
-        "got ", attributes.size(),
-        " attributes; there are returns_change, streams and first_row, and there may be rounding");
-  }
-  const auto rounding =
-      has_rounding ? attribute<std::int64_t>(attributes, "rounding", "an int64") : 0;
-  if (rounding != 0 && rounding != 1) {
-    refuse("the attribute rounding is ", rounding, "; it must be 0 (nearest) or 1 (stochastic)");
-  }
-  return {RowLayout::kV2, StreamSet(attribute<std::int64_t>(attributes, "streams", "an int64")),
-          attribute<bool>(attributes, "returns_change", "a bool"),
-          attribute<std::int64_t>(attributes, "first_row", "an int64"),
-          rounding == 0 ? Rounding::kNearest : Rounding::kStochastic};
-}
 
 template <typename T>
 UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer& coefficients,
                             const xla::ffi::RemainingArgs& leaves,
                             const xla::ffi::RemainingRets& results) {
-  UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
+  UpdateCall<T> call =
+      decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
   const StreamSet streams = attributes.streams;
   const Buffers buffers(attributes, leaves, results);
   const Stream first = streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads;
@@ -217,7 +95,8 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
                                   const xla::ffi::RemainingRets& results) {
   const UpdateAttributes attributes{RowLayout::kV2, StreamSet::with_params(), false, first_row,
                                     Rounding::kNearest};
-  UpdateCall<T> call = decode_table<T>(attributes, coefficients, leaves, results);
+  UpdateCall<T> call =
+      decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
   const Buffers buffers(attributes, leaves, results);
   if (call.batch != 1) refuse("coefficients has a batch of ", call.batch, "; it must be 1");
   if (buffers.leaves() == 0) return call;

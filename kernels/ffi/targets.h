@@ -14,6 +14,9 @@ constexpr const char* update_target(const RowLayout layout) {
 // The update of one entry of stacks: of the layers, say, whose parameters a scan runs over.
 inline constexpr const char* kUpdateEntryTarget = "nadam_xla_update_entry_v1";
 
+// The update of some rows of a table.
+inline constexpr const char* kUpdateRowsTarget = "nadam_xla_update_rows_v1";
+
 inline constexpr const char* kSumSquaresTarget = "nadam_xla_sum_squares_v1";
 
 }  // namespace nadam_xla::ffi
