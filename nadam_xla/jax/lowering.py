@@ -57,9 +57,8 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
     if any(with_kernel) and not all(with_kernel) and not partitioned:
         return _lower_to_choice(ctx, *operands, streams=streams)
     batch = ctx.avals_in[0].shape[0]
-    if not all(with_kernel) or (
-        partitioned and not can_partition_call(ctx, batch=batch, is_drawn=streams.is_drawn)
-    ):
+    names_axes = batch != 1 or streams.is_drawn
+    if not all(with_kernel) or (partitioned and not can_partition_call(ctx, names_axes=names_axes)):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = lower_partitioned if partitioned else lower_call
     whole = Call(streams, overwritable(ctx, operands, streams), first_row=0)
