@@ -175,4 +175,9 @@ NB_MODULE(_native_testing, m) {
            nb::arg("threads"), nb::arg("sizes") = std::array<int, 5>{4, 4, 4, 4, 0})
       .def("run", &nadam_xla::cpu::MemoryLimit::run, nb::arg("passes"),
            nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<nadam_xla::cpu::RowsLimit>(m, "RowsLimit")
+      .def(nb::init<std::int64_t, std::int64_t, std::vector<std::int32_t>, std::int64_t>(),
+           nb::arg("height"), nb::arg("columns"), nb::arg("rows"), nb::arg("threads"))
+      .def("run", &nadam_xla::cpu::RowsLimit::run, nb::arg("passes"),
+           nb::call_guard<nb::gil_scoped_release>());
 }

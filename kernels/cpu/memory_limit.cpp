@@ -1,7 +1,9 @@
 #include "kernels/cpu/memory_limit.h"
 
 #include <algorithm>
+#include <functional>
 #include <thread>
+#include <utility>
 
 namespace nadam_xla::cpu {
 namespace {
@@ -24,6 +26,13 @@ void read_modify_write(std::uint32_t* const to, const std::int64_t words,
 #pragma omp simd
     for (std::int64_t k = 0; k < kVector; ++k) to[i + k] = (to[i + k] >> 1) + from[k];
   }
+}
+
+void run_on(const std::int64_t threads, const std::function<void(std::int64_t)>& work) {
+  std::vector<std::thread> others;
+  for (std::int64_t thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  work(0);
+  for (std::thread& other : others) other.join();
 }
 
 }  // namespace
@@ -57,10 +66,41 @@ void MemoryLimit::run(const std::int64_t passes) {
       }
     }
   };
-  std::vector<std::thread> others;
-  for (std::int64_t thread = 1; thread < threads_; ++thread) others.emplace_back(work, thread);
-  work(0);
-  for (std::thread& other : others) other.join();
+  run_on(threads_, work);
+}
+
+RowsLimit::RowsLimit(const std::int64_t height, const std::int64_t columns,
+                     std::vector<std::int32_t> rows, const std::int64_t threads)
+    : columns_(columns), threads_(threads), rows_(std::move(rows)) {
+  grads_.resize(rows_.size() * columns);
+  for (auto& table : tables_) table.resize(height * columns);
+}
+
+void RowsLimit::run(const std::int64_t passes) {
+  const auto count = static_cast<std::int64_t>(rows_.size());
+  const std::int64_t part = (count + threads_ - 1) / threads_;
+  run_on(threads_, [&](const std::int64_t thread) {
+    const std::int64_t begin = std::min(count, thread * part);
+    for (std::int64_t pass = 0; pass < passes; ++pass) {
+      run_part(begin, std::min(count, begin + part));
+    }
+  });
+}
+
+void RowsLimit::run_part(const std::int64_t begin, const std::int64_t end) {
+  constexpr std::int64_t kRowsAhead = 8;
+  for (std::int64_t i = begin; i < end; ++i) {
+    for (auto& table : tables_) {
+      if (i + kRowsAhead < end) {
+        const std::uint32_t* const later = table.data() + rows_[i + kRowsAhead] * columns_;
+        for (std::int64_t k = 0; k < columns_; k += kVector) __builtin_prefetch(later + k);
+      }
+      std::uint32_t* const row = table.data() + rows_[i] * columns_;
+      const std::uint32_t* const grads = grads_.data() + i * columns_;
+#pragma omp simd
+      for (std::int64_t k = 0; k < columns_; ++k) row[k] = (row[k] >> 1) + grads[k];
+    }
+  }
 }
 
 }  // namespace nadam_xla::cpu

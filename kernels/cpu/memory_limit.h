@@ -21,4 +21,22 @@ class MemoryLimit {
   std::array<std::vector<std::uint32_t>, 5> streams_;
 };
 
+// The same of rows of tables, wherever they are: parameters and two moments, of which every pass
+// reads and writes the rows of these numbers, and the gradients of those rows.
+class RowsLimit {
+ public:
+  // columns: float32 numbers of a row, a multiple of 16.
+  RowsLimit(std::int64_t height, std::int64_t columns, std::vector<std::int32_t> rows,
+            std::int64_t threads);
+  void run(std::int64_t passes);
+
+ private:
+  void run_part(std::int64_t begin, std::int64_t end);
+
+  std::int64_t columns_, threads_;
+  std::vector<std::int32_t> rows_;
+  std::vector<std::uint32_t> grads_;
+  std::array<std::vector<std::uint32_t>, 3> tables_;
+};
+
 }  // namespace nadam_xla::cpu

@@ -156,7 +156,9 @@ class Block {
   Part at_[kMostParts];
   std::int64_t begins_[kMostParts];
   std::int64_t elements_of_steps_[kElements / kStep];
-  alignas(64) double memory_[kStreams][kElements];
+  // Behind each stream a gap: at the same place of a page, a load waits for the store of another.
+  static constexpr std::int64_t kGap = 48;
+  alignas(64) double memory_[kStreams][kElements + kGap];
 };
 
 // Asks for the memory of a row that will be loaded soon.
