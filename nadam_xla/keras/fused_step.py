@@ -97,5 +97,6 @@ def together(
         rounding: the optimizer's.
     """
     dense = [i for i, rows in enumerate(has_rows) if not rows]
+    # First, so that the calls behind may wait for their gradients.
     tables = ([i] for i, rows in enumerate(has_rows) if rows)
-    return [pair for own in (dense, *tables) for pair in state.kinds(rounding, own).items()]
+    return [pair for own in (*tables, dense) for pair in state.kinds(rounding, own).items()]
