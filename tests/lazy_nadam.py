@@ -52,9 +52,7 @@ def lazy_nadam(
     m, v = np.zeros_like(p), np.zeros_like(p)
     product = 1.0
     for t, touched in enumerate(steps, start=1):
-        mu, mu_next = (
-            b1 * (1 - 0.5 * 0.96**n) if is_scheduled else b1 for n in (t, t + 1)
-        )
+        mu, mu_next = (b1 * (1 - 0.5 * 0.96**n) if is_scheduled else b1 for n in (t, t + 1))
         product *= mu
         for row, g in limit(touched.summed(len(p))).items():
             m[row] = b1 * m[row] + (1 - b1) * g

@@ -86,9 +86,7 @@ def fused_step(
     )
 
 
-def together(
-    state: State, has_rows: Sequence[bool], rounding: str
-) -> list[tuple[Kind, list[int]]]:
+def together(state: State, has_rows: Sequence[bool], rounding: str) -> list[tuple[Kind, list[int]]]:
     """The leaves, by their numbers, that are updated together; a table of some rows is alone.
 
     Args:

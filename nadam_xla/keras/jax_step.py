@@ -10,7 +10,7 @@ from keras import ops
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax import RowGradient, sum_squares, update_path
-from nadam_xla.jax.rows import is_sparse, summed, with_rows
+from nadam_xla.jax import rows as jax_rows
 from nadam_xla.jax.rows_checks import check_rows_of, with_row_gradients
 from nadam_xla.jax.specs import scales_sharding
 from nadam_xla.jax.update import update_leaves, update_rows
@@ -24,16 +24,6 @@ from nadam_xla.kinds import Kind
 from nadam_xla.native import why_no_kernel
 from nadam_xla.platforms import platform_of_jax_backend
 from nadam_xla.update_path import UpdatePath
-
-__all__ = [
-    "either",
-    "is_sparse",
-    "layout_of_scales",
-    "path_of_fused_step",
-    "step",
-    "to_tensor",
-    "why_not",
-]
 
 to_tensor = ops.convert_to_tensor
 
@@ -58,6 +48,11 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None
     if len(indices) < len(trainable_variables):
         return Reason(f"{optimizer.name} was given a variable twice in one step")
     return None
+
+
+def is_sparse(grad: Any) -> bool:
+    """Whether a gradient has some rows of its variable alone."""
+    return jax_rows.is_sparse(grad)
 
 
 def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
@@ -104,7 +99,9 @@ def _dense(grad: Any, variable: Any) -> Any:
     if isinstance(grad, RowGradient):
         _check_rows(grad, variable)
         table = jax.numpy.zeros(variable.shape, grad.values.dtype)
-        return with_rows(table, *_summed(Rows(grad.indices, grad.values), len(table), table.dtype))
+        return jax_rows.with_rows(
+            table, *_summed(Rows(grad.indices, grad.values), len(table), table.dtype)
+        )
     return ops.convert_to_tensor(grad, sparse=False)
 
 
@@ -127,7 +124,7 @@ def _name_of(variable: Any) -> str:
 
 
 def _summed(rows: Rows, height: int, dtype: Any) -> Rows:
-    of_rows = summed(RowGradient(rows.indices, rows.values), height, dtype)
+    of_rows = jax_rows.summed(RowGradient(rows.indices, rows.values), height, dtype)
     return Rows(of_rows.indices, of_rows.values)
 
 

@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         with pytest.raises(error, match=message):
             refused(**changed)
     var = variables((4, 2))[0]
-    with pytest.raises(ValueError, match="var and m are the same variable"):
+    with pytest.raises(ValueError, match="m and var are the same variable"):
         refused(var=var, m=var)
 
 
@@ -321,4 +321,3 @@ def test_all_at_once_is_the_dense_update() -> None:
     rows = nadam_update_rows(row, p, order, tf.gather(g, order), m, v)
     for a, (b,) in zip(rows, nadam_update(row, [p], [g], [m], [v]), strict=True):
         np.testing.assert_array_equal(a, b)
-
