@@ -182,13 +182,19 @@ format: $(VENV)/.with-dev
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 # One editable installation; each target adds the packages of its own extra to it. The tests need
-# the CUDA kernels; elsewhere they are built where there is an nvcc.
+# the CUDA kernels; elsewhere they are built where there is an nvcc. Where the installation of the tests
+# is up to date, it serves the others too, and nothing is built.
 $(VENV)/.with-test: export CUDACXX = $(abspath $(NVCC))
 $(VENV)/.with-test: WITH_CUDA := $(DEFINE).NADAM_XLA_CUDA=ON
 $(VENV)/.with-test: | $(NVCC)
 
+IS_BUILT = [ -e $(VENV)/.with-test ] && [ -z "$$(find $(SOURCES) -newer $(VENV)/.with-test)" ]
+PACKAGES = $$($(PYTHON) tools/requirements.py $*)
+EDITABLE = --editable '.[$*]' $(WITH_TESTING_MODULE) $(WITH_CUDA)
+
 $(VENV)/.with-%: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]' $(WITH_TESTING_MODULE) $(WITH_CUDA)
+	if $(IS_BUILT); then $(BIN)/python -m pip install --quiet $(PACKAGES); \
+	    else $(BIN)/python -m pip install --quiet $(EDITABLE); fi
 	touch $@
 
 $(VENV)-cuda/nvcc: pyproject.toml
