@@ -29,6 +29,9 @@ class Update(NamedTuple):
     summed: Callable[[Rows, int, str], Rows]
     """Each row once, and none that is outside of a table of this height, summed in this dtype."""
 
+    with_rows_added: Callable[[Any, Rows], Any]
+    """A table, with these rows added to its own in its dtype."""
+
 
 def fused_step(
     update: Update,
@@ -48,8 +51,9 @@ def fused_step(
     """
     new_sums = None
     if state.accumulated_gradients is not None:
-        grads, new_sums = accumulated(state.accumulated_gradients, grads, given)
-    if given.clips_by_norm:
+        sums = state.accumulated_gradients
+        grads, new_sums = accumulated(update.with_rows_added, sums, grads, given)
+    elif given.clips_by_norm:
         grads = with_each_row_once(update.summed, grads, state.params)
     factors = factors_of(update.sum_squares, grads, given)
     product = convention.momentum_product(state.u_product, given.beta_1, given.iterations)

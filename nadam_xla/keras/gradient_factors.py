@@ -11,19 +11,32 @@ from keras import ops
 from keras.backend import standardize_dtype
 
 from nadam_xla.calls import compute_dtype
-from nadam_xla.keras.row_gradients import Gradient, Rows, values_of
+from nadam_xla.keras.row_gradients import Gradient, Rows, rows_that_are_not_zero, values_of
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 
 
 def accumulated(
-    sums: Sequence[Any], grads: Sequence[Any], given: StepHyperparameters
-) -> tuple[list[Any], list[Any]]:
-    """The sums with these gradients, and what is kept: they, or zero where this step uses them."""
+    with_rows_added: Callable[[Any, Rows], Any],
+    sums: Sequence[Any],
+    grads: Sequence[Gradient],
+    given: StepHyperparameters,
+) -> tuple[list[Gradient], list[Any]]:
+    """The sums with these gradients, and what is kept: they, or zero where this step uses them.
+
+    Where the gradient is one of some rows, so is the sum: of those rows of it that are not zero.
+    """
     totals = [
-        before + ops.cast(grad, before.dtype) for before, grad in zip(sums, grads, strict=True)
+        with_rows_added(before, grad)
+        if isinstance(grad, Rows)
+        else before + ops.cast(grad, before.dtype)
+        for before, grad in zip(sums, grads, strict=True)
     ]
     kept = [ops.where(given.is_update_step, ops.zeros_like(total), total) for total in totals]
-    return totals, kept
+    of_grads = [
+        rows_that_are_not_zero(total) if isinstance(grad, Rows) else total
+        for total, grad in zip(totals, grads, strict=True)
+    ]
+    return of_grads, kept
 
 
 def factors_of(

@@ -133,4 +133,9 @@ def _update_rows(row: Coefficients, kind: Kind, table: Mapping[str, Any]) -> lis
     return update_rows(row, kind, RowGradient(rows.indices, rows.values), table)
 
 
-_UPDATE = Update(update_leaves, _update_rows, sum_squares, _summed)
+def _with_rows_added(table: Any, rows: Rows) -> jax.Array:
+    indices = jax.numpy.where(jax_rows.is_inside(rows.indices, len(table)), rows.indices, len(table))
+    return table.at[indices].add(rows.values.astype(table.dtype), mode="drop")
+
+
+_UPDATE = Update(update_leaves, _update_rows, sum_squares, _summed, _with_rows_added)

@@ -95,7 +95,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             BCOO). ``"dense"``: what the same gradient does with zeros in all other rows, as in
             stock. ``"lazy"``: those rows alone are updated, and all others are neither read nor
             written: their moments and their weight decay stand still until they occur again. It
-            goes neither with ``gradient_accumulation_steps`` nor with ``"blockwise8"``.
+            does not go with ``"blockwise8"``. Accumulated gradients are dense; of their sum those
+            rows are updated that are not zero.
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
@@ -184,7 +185,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             seed=seed,
             master=master,
         )
-        check_sparse(sparse, gradient_accumulation_steps, storage)
+        check_sparse(sparse, storage)
         super().__init__(**arguments, **kwargs)
         self._storage = storage
         self._sparse: Sparse = sparse
@@ -203,7 +204,6 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """
         if self.built:
             return
-        check_sparse(self._sparse, self.gradient_accumulation_steps, self._storage)
         masters.check_variables(self, var_list)
         super().build(var_list)
         added = {f"_{name}": scales for name, scales in add_scales(self, var_list).items()}

@@ -1,8 +1,10 @@
 """Gradients that have some rows of a variable alone, and what becomes of them (``sparse``)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from keras import ops
 from keras.backend import standardize_dtype
 
 from nadam_xla.calls import compute_dtype
@@ -28,12 +30,11 @@ Gradient: TypeAlias = Any
 """A tensor of the variable's shape, or :class:`Rows`."""
 
 
-def check_sparse(sparse: object, accumulation_steps: Any, storage: StorageChoice) -> None:
+def check_sparse(sparse: object, storage: StorageChoice) -> None:
     """Checks the choice, and that what else was chosen goes with it.
 
     Args:
         sparse: what was chosen.
-        accumulation_steps: over which gradients are accumulated, or None.
         storage: how numbers are stored.
 
     Raises:
@@ -43,11 +44,6 @@ def check_sparse(sparse: object, accumulation_steps: Any, storage: StorageChoice
         raise ValueError(f"sparse is {sparse!r}; it must be one of {', '.join(_CHOICES)}")
     if sparse == "dense":
         return
-    if accumulation_steps:
-        raise ValueError(
-            f'sparse is "lazy" and gradient_accumulation_steps {accumulation_steps!r}; accumulated'
-            ' gradients are dense, and so is their step: use sparse="dense"'
-        )
     for name in ("momentum_dtype", "velocity_dtype"):
         if getattr(storage, name) == BLOCKWISE:
             raise ValueError(
@@ -77,6 +73,15 @@ def with_each_row_once(
         else grad
         for grad, variable in zip(grads, variables, strict=True)
     ]
+
+
+def rows_that_are_not_zero(table: Any) -> Rows:
+    """Of a table the rows that have a number other than zero; all others are outside of it."""
+    height, *columns = table.shape
+    has_number = ops.any(
+        ops.reshape(ops.not_equal(table, 0), (height, math.prod(columns))), axis=1
+    )
+    return Rows(ops.where(has_number, ops.arange(height, dtype="int32"), -1), table)
 
 
 def values_of_rows(grads: Sequence[Gradient]) -> list[Any]:

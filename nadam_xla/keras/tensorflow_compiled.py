@@ -23,6 +23,7 @@ from nadam_xla.keras.row_gradients import (
     with_each_row_once,
 )
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.keras.tensorflow_gradients import with_rows_added
 from nadam_xla.kinds import Kind
 from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import sum_squares
@@ -200,7 +201,7 @@ def _compiled_update(
         def update_as_planned(row: Any, kind: Kind, leaves: Any) -> list[list[Any]]:
             return update_leaves(row, kind, leaves, planned=planned.get(kind), others=others)
 
-        fused = Update(update_as_planned, _update_rows, sum_squares, _summed)
+        fused = Update(update_as_planned, _update_rows, sum_squares, _summed, with_rows_added)
         after = fused_step(fused, before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):
             written = (value for value in values or () if value is not None)

@@ -33,6 +33,13 @@ def with_rows(grads: Sequence[Any], variables: Sequence[Any]) -> list[Gradient]:
     ]
 
 
+def with_rows_added(table: Any, rows: Rows) -> Any:
+    """The table, with these rows added to its own in its dtype."""
+    height = table.shape[0]
+    indices = tf.where(rows.indices < height, rows.indices, -1)  # of -1 nothing is summed
+    return table + tf.math.unsorted_segment_sum(tf.cast(rows.values, table.dtype), indices, height)
+
+
 def slices(grad: Gradient, variable: Any) -> Any:
     """Of rows the slices, as strategies of ``tf.distribute`` know them; any other as it is."""
     if not isinstance(grad, Rows):

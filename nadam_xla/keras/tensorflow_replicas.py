@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla.keras.optimizer_state import LeafFacts, State, facts_of
-from nadam_xla.keras.row_gradients import Gradient
+from nadam_xla.keras.row_gradients import Gradient, Rows, rows_that_are_not_zero
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.tensorflow_compiled import Leaves, clipped, update
-from nadam_xla.keras.tensorflow_gradients import dense, slices, with_rows
+from nadam_xla.keras.tensorflow_gradients import dense, slices, with_rows, with_rows_added
 
 STRATEGIES = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 """Those whose variables have a component for each replica."""
@@ -84,19 +84,24 @@ def _own_gradients(
         return [tf.identity(grad) for grad in grads], given
     own = taken(grads, variables.params)
     if accumulators is not None:
-        for accumulator, grad in zip(accumulators, own, strict=True):
-            accumulator.assign_add(tf.cast(grad, accumulator.dtype))
-        own = [tf.convert_to_tensor(accumulator) for accumulator in accumulators]
-    if not given.clips:
-        return own, given
-    if accumulators is None:
+        own = [_accumulated(*pair) for pair in zip(accumulators, own, strict=True)]
+    if given.clips and accumulators is None:
         own = clipped(own, variables.params, given)
-    else:
+    elif given.clips:
         own = tf.cond(
             given.is_update_step, lambda: clipped(own, variables.params, given), lambda: own
         )
     own = [slices(grad, v) for grad, v in zip(own, variables.params, strict=True)]
-    return own, given.after_clipping()
+    return own, given.after_clipping() if given.clips else given
+
+
+def _accumulated(accumulator: Any, grad: Gradient) -> Gradient:
+    """The sum with this gradient, which the accumulator then has; of rows those that have one."""
+    if isinstance(grad, Rows):
+        accumulator.assign(with_rows_added(accumulator, grad))
+        return rows_that_are_not_zero(tf.convert_to_tensor(accumulator))
+    accumulator.assign_add(tf.cast(grad, accumulator.dtype))
+    return tf.convert_to_tensor(accumulator)
 
 
 def _update_replicas(

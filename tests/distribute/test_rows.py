@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from lazy_nadam import Touched, lazy_nadam, some_rows
+from lazy_nadam import Touched, joined, lazy_nadam, some_rows
 
 from nadam_xla.keras import Nadam
 
@@ -24,10 +24,6 @@ def clipped(touched: Touched) -> Touched:
     """What a replica adds to the sum of all."""
     sums = touched.summed(HEIGHT)
     return Touched(np.array([*sums]), np.clip(np.array([*sums.values()]), -0.4, 0.4))
-
-
-def both(first: Touched, second: Touched) -> Touched:
-    return Touched(*(np.concatenate(part) for part in zip(first, second, strict=True)))
 
 
 @pytest.mark.parametrize("clips", [False, True])
@@ -51,7 +47,7 @@ def test_the_rows_of_all_replicas_are_summed(clips: bool, mirrored: tf.distribut
 
     for pair in steps:
         step(*(of_replicas(mirrored, parts) for parts in zip(*pair, strict=True)))
-    taken = [both(*(map(clipped, pair) if clips else pair)) for pair in steps]
+    taken = [joined(*(map(clipped, pair) if clips else pair)) for pair in steps]
     expected = lazy_nadam(start, taken, learning_rate=0.01, weight_decay=0.1)
     first, second = table.value.values
     np.testing.assert_allclose(first, expected, rtol=2e-5, atol=2e-6)
