@@ -16,6 +16,9 @@ from nadam_xla.jax.conversion import (
 from nadam_xla.jax.full_params import full_params, narrow_params
 from nadam_xla.jax.fusion import UpdateReport, explain_updates, fuse_updates
 from nadam_xla.jax.optimizer import NadamTransformation, nadam, nadamw, scale_by_nadam
+from nadam_xla.jax.row_grad import value_and_row_grad
+from nadam_xla.jax.rows import RowGradient
+from nadam_xla.jax.rows_update import apply_updates
 from nadam_xla.jax.state import NadamState
 from nadam_xla.jax.sum_squares import sum_squares
 from nadam_xla.jax.update import nadam_update
@@ -26,7 +29,9 @@ __all__ = [
     "Blockwise",
     "NadamState",
     "NadamTransformation",
+    "RowGradient",
     "UpdateReport",
+    "apply_updates",
     "chain",
     "explain_updates",
     "full_params",
@@ -44,5 +49,6 @@ __all__ = [
     "state_to_torch",
     "sum_squares",
     "update_path",
+    "value_and_row_grad",
     "zero1_shardings",
 ]

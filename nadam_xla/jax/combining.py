@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import jax
 import optax
+from jax.tree_util import keystr
 
 from nadam_xla.jax.checks import PyTree, describe
 from nadam_xla.jax.optimizer import NadamTransformation, with_apply
+from nadam_xla.jax.rows import is_sparse
 
 
 def chain(*transformations: optax.GradientTransformation) -> NadamTransformation:
@@ -22,7 +25,9 @@ def chain(*transformations: optax.GradientTransformation) -> NadamTransformation
             another ``chain``.
 
     Raises:
-        TypeError: the last one has no ``apply``, or none is given.
+        TypeError: the last one has no ``apply``, or none is given. ``apply`` raises it where a
+            gradient is a :class:`RowGradient` and there are transformations before the last, which
+            would take its indices for gradients.
     """
     last = transformations[-1] if transformations else None
     if not isinstance(last, NadamTransformation):
@@ -41,6 +46,8 @@ def chain(*transformations: optax.GradientTransformation) -> NadamTransformation
                 f"state is {describe(state)}; it must be the tuple of {len(transformations)} states"
                 " that init returned"
             )
+        if first:
+            _check_dense(grads)
         states = []
         for transformation, before in zip(first, state[:-1], strict=True):
             grads, after = transformation.update(grads, before, params, **extra_args)
@@ -49,3 +56,12 @@ def chain(*transformations: optax.GradientTransformation) -> NadamTransformation
         return new, (*states, of_last)
 
     return with_apply(chained.init, chained.update, apply)
+
+
+def _check_dense(grads: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_sparse):
+        if is_sparse(leaf):
+            raise TypeError(
+                f"grads{keystr(path)} is {describe(leaf)}, of which the transformations before the"
+                " optimizer know nothing: use the optimizer's own max_norm, clip_value and the like"
+            )

@@ -27,17 +27,28 @@ def chosen_leaves(mask: Mask, params: PyTree) -> list[jax.Array]:
         ValueError: the mask's structure is not that of the parameters, nor a prefix of it.
         TypeError: a leaf of the mask is no boolean scalar.
     """
+    return [jnp.asarray(leaf, jnp.bool_) for leaf in booleans("mask", mask, params)]
+
+
+def booleans(name: str, mask: PyTree | Callable[[PyTree], PyTree], params: PyTree) -> list[Any]:
+    """The same as they stand in the mask.
+
+    Args:
+        name: of the mask.
+        mask: as for :func:`chosen_leaves`.
+        params: the parameters.
+    """
     # A module with a __call__ is a callable too, but it is a tree of booleans.
     is_function = jax.tree_util.all_leaves([mask])
     tree = mask(params) if callable(mask) and is_function else mask
-    check_structure("mask", tree, "params", params, prefix=True)
+    check_structure(name, tree, "params", params, prefix=True)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not _is_boolean(leaf):
             raise TypeError(
-                f"mask{keystr(path)} is {describe(leaf)}; it must be a boolean, or 0 or 1"
+                f"{name}{keystr(path)} is {describe(leaf)}; it must be a boolean, or 0 or 1"
             )
-    leaves = jax.tree.leaves(jax.tree.broadcast(tree, params))
-    return [jnp.asarray(leaf, jnp.bool_) for leaf in leaves]
+    leaves: list[Any] = jax.tree.leaves(jax.tree.broadcast(tree, params))
+    return leaves
 
 
 def _is_boolean(leaf: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.interpreters import mlir
 
+from nadam_xla.jax.awaited import gradients_of_rows
 from nadam_xla.jax.dtypes import stored_dtype
 from nadam_xla.jax.primitive import Call
 from nadam_xla.jax.program_order import add_operations
@@ -37,7 +38,11 @@ def lower_in_calls(
     overwritten = [i for i in sorted(is_aliased) if avals[i].dtype == stored_dtype(avals[i].dtype)]
     sizes = [bytes_of(x) for x in streams.by_name(avals)["grads"]]
     grads = streams.by_name(leaves)["grads"]
-    calls = _planned(ctx, grads, {i: leaves[i] for i in overwritten}, sizes, platform)
+    also = gradients_of_rows(table_aval)
+    values = [*grads, *(value for value, _ in also)]
+    calls = _planned(ctx, values, {i: leaves[i] for i in overwritten}, sizes, platform)
+    first_grad = streams.operands.index("grads") * n
+    may_be_awaited = [*zip(grads, avals[first_grad : first_grad + n], strict=True), *also]
     has_rows = table_aval.shape[1] != 1
     if has_rows:
         table = rows_in_order(
@@ -48,15 +53,14 @@ def lower_in_calls(
     for call in calls:
         own = of_leaves(len(streams.operands), call.leaves, n)
         made = of_leaves(len(streams.overwritten), call.leaves, n)
-        waits_for = [] if call.awaited is None else [call.awaited]
-        awaited = [streams.operands.index("grads") * n + leaf for leaf in waits_for]
+        awaited = [] if call.awaited is None else [may_be_awaited[call.awaited]]
         context = ctx.replace(
-            avals_in=[table_aval, *(avals[i] for i in (*own, *awaited))],
+            avals_in=[table_aval, *(avals[i] for i in own), *(aval for _, aval in awaited)],
             avals_out=[ctx.avals_out[i] for i in made],
         )
         aliased = tuple(1 + k for k, i in enumerate(own) if i in is_aliased)
         static = whole._replace(aliased=aliased, first_row=first_row if has_rows else 0)
-        operands = (leaves[i] for i in (*own, *awaited))
+        operands = (*(leaves[i] for i in own), *(value for value, _ in awaited))
         lowered = widened(lower, context, table, *operands, call=static)
         for i, result in zip(made, lowered, strict=True):
             results[i] = result
@@ -93,7 +97,7 @@ def converted(value: Any, aval: Any, to: Any) -> Any:
 
 def _planned(
     ctx: Any,
-    grads: Sequence[Any],
+    values: Sequence[Any],
     overwritten: Mapping[int, Any],
     sizes: Sequence[int],
     platform: str,
@@ -102,15 +106,15 @@ def _planned(
 
     Args:
         ctx: the context in which the primitive is lowered.
-        grads: the gradient of each leaf.
+        values: the gradient of each leaf, and behind them what else may be awaited.
         overwritten: the operands that calls overwrite, by their numbers.
         sizes: the bytes of each gradient.
         platform: as :func:`nadam_xla.calls.in_order_of_birth` names it.
     """
     order = ProgramOrder(list(overwritten.values()))
-    if not all(isinstance(grad, mlir.ir.BlockArgument) for grad in grads):
+    if not all(isinstance(value, mlir.ir.BlockArgument) for value in values):
         add_operations(order, mlir.ir.InsertionPoint.current.block, functions_of(ctx))
-    return plan(order, grads, [i % len(grads) for i in overwritten], sizes, platform)
+    return plan(order, values, [i % len(sizes) for i in overwritten], sizes, platform)
 
 
 def functions_of(ctx: Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _lower(ctx: Any, index: Any, table: Any, *operands: Any, leaves: int) -> Any
     platforms = ctx.platforms or ctx.module_context.platforms
     partitioned = is_partitioned(ctx.module_context.axis_context)
     has_kernels = all(has_kernel(platform, ctx) for platform in platforms)
-    if not has_kernels or (partitioned and not can_partition_call(ctx, batch=1)):
+    if not has_kernels or (partitioned and not can_partition_call(ctx, names_axes=False)):
         plain = partial(update_entry, leaves=leaves, apart=_layout_of_its_own_p.bind)
         return mlir.lower_fun(plain, multiple_results=True)(ctx, index, table, *operands)
     calls = _planned(ctx, operands, leaves, platform_of_calls(platforms))

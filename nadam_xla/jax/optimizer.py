@@ -19,6 +19,8 @@ from nadam_xla.jax.dtypes import cast
 from nadam_xla.jax.gradient_processing import check_elements, with_processing
 from nadam_xla.jax.hyperparameters import DEFAULT_SEED, Hyperparameters, ScalarOrSchedule
 from nadam_xla.jax.masters import check_masters
+from nadam_xla.jax.rows import RowGradient, is_rows, structure_of, with_summed_rows, with_tables
+from nadam_xla.jax.rows_checks import check_rows, with_row_gradients
 from nadam_xla.jax.state import NadamState, check_state, initial_state
 from nadam_xla.jax.trained_part import trained_part, with_trained_part
 from nadam_xla.jax.update import update_trees
@@ -415,13 +417,18 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         return state
 
     def processed(
-        row: Coefficients, grads: PyTree, steps_before: jax.Array, grad_scale: ArrayLike
+        row: Coefficients,
+        grads: PyTree,
+        mu: PyTree,
+        steps_before: jax.Array,
+        grad_scale: ArrayLike,
     ) -> Coefficients:
         processing = hyperparameters.processing(steps_before, grad_scale)
         if processing.clip_value is not None:
             check_elements(grads)
         if processing.measures:
             check_one_memory("grads", grads)
+            grads = with_summed_rows(grads, mu)
         return with_processing(row, [jnp.asarray(x) for x in jax.tree.leaves(grads)], processing)
 
     def step(
@@ -439,19 +446,23 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
             averages=averages,
         )
         mu, nu = as_numbers(state.mu), as_numbers(state.nu)
-        check_alike({**given, "state.mu": mu, "state.nu": nu})
-        check_complex(mu, nu, given)
-        check_blockwise("mu", state.mu, given.get("params", given["grads"]))
-        check_blockwise("nu", state.nu, given.get("params", given["grads"]))
-        params, grads = given.get("params"), given["grads"]
+        params, grads = given.get("params"), with_row_gradients(given["grads"])
+        arrays = {**given, "grads": with_tables(grads, mu)}
+        check_alike({**arrays, "state.mu": mu, "state.nu": nu})
+        check_complex(mu, nu, arrays)
+        like = arrays["grads"] if params is None else params
+        check_blockwise("mu", state.mu, like)
+        check_blockwise("nu", state.nu, like)
+        of_params = {} if params is None else {"params": params}
+        check_rows(grads, {**of_params, "state.mu": state.mu, "state.nu": state.nu})
         if master is not None:
             check_masters("state.master", state.master, params, master)
         if averages:
             check_average("state.average", state.average, params)
         row, product = hyperparameters.row(state.count, state.momentum_product)
-        row = processed(row, grads, state.count, grad_scale)
+        row = processed(row, grads, mu, state.count, grad_scale)
         if hyperparameters.is_drawn:
-            row = row._replace(leaf=np.arange(len(jax.tree.leaves(grads)), dtype=np.float32))
+            row = row._replace(leaf=np.arange(len(jax.tree.leaves(mu)), dtype=np.float32))
         if mask is not None:
             row = masked(row, chosen_leaves(mask, params))
         read = params if returns == "params" or hyperparameters.needs_params else None
@@ -467,7 +478,7 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
             returns=returns,
         )
         if params is not None and read is None:
-            first = jax.tree.map(lambda x, p: cast(x, jnp.result_type(p)), first, params)
+            first = jax.tree.map(_in_dtype_of, first, params, is_leaf=is_rows)
         count = optax.safe_increment(state.count)
         if hyperparameters.skip_nonfinite:
             count, product = jax.tree.map(
@@ -521,8 +532,15 @@ def with_apply(
     return NadamTransformation(init, update)
 
 
+def _in_dtype_of(change: jax.Array | RowGradient, param: Any) -> jax.Array | RowGradient:
+    dtype = jnp.result_type(param)
+    if isinstance(change, RowGradient):
+        return RowGradient(change.indices, cast(change.values, dtype))
+    return cast(change, dtype)
+
+
 def _differs_alone(params: PyTree, grads: PyTree, state: Any) -> bool:
     """Whether the gradients and the moments have one structure, and the parameters another."""
-    structure: Any = jax.tree.structure(grads)
+    structure = structure_of(grads)
     fits: bool = structure == jax.tree.structure(as_numbers(getattr(state, "mu", None)))
     return fits and structure != jax.tree.structure(params)

@@ -1,5 +1,6 @@
 """How one call reaches XLA on a mesh: by Shardy, each device updating what it holds."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,26 +36,27 @@ def lower_partitioned(ctx: Any, table: Any, *leaves: Any, call: Call) -> Any:
     as the whole parameters of ZeRO-1 are.
     """
     n = call.streams.leaves(len(leaves))
-    module = ctx.module_context
-    groups = [_FIRST_SHARDING_GROUP + module.new_channel() for _ in range(n)]
+    groups = [new_sharding_group(ctx) for _ in range(n)]
     alike = list(leaves)
     # Scales are of another shape, and take the sharding of their codes from the rule of the call.
     places = call.streams.by_name(range(len(leaves)))
     # Where the moments and the parameters contradict each other, the first one here has its way.
     order = [name for name in ("mu", "nu", "average", "params", "grads") if name in places]
     for i in (i for name in order for i in places[name]):
-        barrier = mlir.ir.Operation.create(
-            "stablehlo.optimization_barrier", results=[leaves[i].type], operands=[leaves[i]]
-        )
-        alike[i] = barrier.results[0]
-        _join_sharding_group(alike[i], groups[i % n])
-    update = partial(update_partitioned, call=call)
-    first = len(module.keepalives)
-    results = mlir.lower_fun(update, multiple_results=True)(ctx, table, *alike)
-    module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]
+        alike[i] = behind_barrier(leaves[i], groups[i % n])
+    results = lower_partitioned_function(partial(update_partitioned, call=call), ctx, table, *alike)
     for i, result in enumerate(results):
         if call.streams.overwritten[i // n] not in SCALES.values():
-            _join_sharding_group(result, groups[i % n])
+            join_sharding_group(result, groups[i % n])
+    return results
+
+
+def lower_partitioned_function(function: Callable[..., Any], ctx: Any, *operands: Any) -> Any:
+    """The results of a function that Python partitions, on values of MLIR."""
+    module = ctx.module_context
+    first = len(module.keepalives)
+    results = mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+    module.keepalives[first:] = [_NeededToCompile(*module.keepalives[first:])]
     return results
 
 
@@ -72,7 +74,22 @@ class _NeededToCompile:
         return _NeededToCompile, ()
 
 
-def _join_sharding_group(value: Any, group: int) -> None:
+def new_sharding_group(ctx: Any) -> int:
+    """The number of a group of values that the program has not yet."""
+    number: int = ctx.module_context.new_channel()
+    return _FIRST_SHARDING_GROUP + number
+
+
+def behind_barrier(value: Any, group: int) -> Any:
+    """The value behind a barrier, where it is one of the group and has not been before."""
+    barrier = mlir.ir.Operation.create(
+        "stablehlo.optimization_barrier", results=[value.type], operands=[value]
+    )
+    join_sharding_group(barrier.results[0], group)
+    return barrier.results[0]
+
+
+def join_sharding_group(value: Any, group: int) -> None:
     """Puts the value into a group, all of whose values are sharded alike."""
     number = mlir.i64_attr(group)
     mlir.ir.Operation.create(
@@ -80,16 +97,20 @@ def _join_sharding_group(value: Any, group: int) -> None:
     )
 
 
-def can_partition_call(ctx: Any, *, batch: int, is_drawn: bool = False) -> bool:
-    """Whether ``update_partitioned`` will do; XLA can always partition plain StableHLO.
+def can_partition_call(ctx: Any, *, names_axes: bool) -> bool:
+    """Whether a partitioned call will do; XLA can always partition plain StableHLO.
 
-    A batch of rows is matched to the leaves by the names of mesh axes, and so are the numbers of
-    shards. They are lost where ``shard_map`` is manual over some axes only, and where there is no
-    mesh.
+    Axes of a mesh have no names where ``shard_map`` is manual over some of them only, and where
+    there is no mesh.
+
+    Args:
+        ctx: the context of the lowering.
+        names_axes: whether the call needs them: to match a batch of rows to the leaves, or to tell
+            which shard a device has.
     """
     has_mesh = getattr(ctx.module_context.axis_context, "abstract_mesh", None) is not None
-    needs_mesh = batch != 1 or is_drawn
-    return why_no_partitioning(exported=is_exported(ctx)) is None and (has_mesh or not needs_mesh)
+    reason = why_no_partitioning(exported=is_exported(ctx))
+    return reason is None and (has_mesh or not names_axes)
 
 
 def devices_during_lowering() -> set[Any]:

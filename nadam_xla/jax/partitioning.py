@@ -11,7 +11,7 @@ Where rounding is stochastic, each device adds to the key of a leaf's random num
 it is updated there: replicas then round alike, and shards do not repeat one another's numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ from jax.experimental.custom_partitioning import (
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import NamedSharding
 
+from nadam_xla import targets
 from nadam_xla.blockwise import BLOCK, SCALES
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.primitive import Call, update_call_p
@@ -66,7 +67,7 @@ def _partition(
         # An entry of a batch has the numbers that it would have alone.
         axes = [axes_of(layout.spec[has_batch:]) for layout in layouts]
         rows = table[:, call.first_row : call.first_row + n]
-        return _update(call._replace(first_row=0), _with_shards(rows, axes), *shards)
+        return _update(call._replace(first_row=0), with_shards(rows, axes), *shards)
 
     return (
         mesh,
@@ -87,7 +88,7 @@ def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
     return NamedSharding(mesh, spec(*leading, None))
 
 
-def _with_shards(rows: jax.Array, axes: Sequence[Sequence[str]]) -> jax.Array:
+def with_shards(rows: jax.Array, axes: Sequence[Sequence[str]]) -> jax.Array:
     """The rows of the leaves, with the number of the shard of each that this device holds.
 
     Args:
@@ -178,13 +179,22 @@ def update_partitioned(*operands: jax.Array, call: Call) -> tuple[jax.Array, ...
         operands: those of the call.
         call: what is static in it.
     """
-    # Until it is partitioned the program does not show what is static here. It must: JAX's
-    # persistent compilation cache tells programs apart by their text.
-    with set_xla_metadata(
-        **{
-            f"nadam_xla_{name}": str(value).lower()
-            for name, value in call.streams.attributes(call.first_row).items()
-        }
-    ):
+    with shown_in_program(targets.UPDATE, call.streams.attributes(call.first_row)):
         results: tuple[jax.Array, ...] = _update_partitioned(call, *operands)
     return results
+
+
+SHOWN_TARGET = "nadam_xla_target"
+
+
+def shown_in_program(target: str, attributes: Mapping[str, Any]) -> Any:
+    """A context in which the program shows what is static in a call, until it is partitioned.
+
+    It must: JAX's persistent compilation cache tells programs apart by their text.
+
+    Args:
+        target: of the call.
+        attributes: of the call.
+    """
+    shown = {f"nadam_xla_{name}": str(value).lower() for name, value in attributes.items()}
+    return set_xla_metadata(**{SHOWN_TARGET: target}, **shown)

@@ -39,9 +39,12 @@ from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.reference import update_reference
 from nadam_xla.jax.specs import axes_of
 from nadam_xla.jax.stored_results import (
+    BitsOf,
+    bits_of_leaf,
     params_of_masters,
     returns_change_of_stored,
     stored_results,
+    zeros_of_leaf,
 )
 from nadam_xla.streams import RULE_STREAMS, Streams
 
@@ -56,7 +59,7 @@ class Call(NamedTuple):
 
 def reference(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:
     """The reference rule over the primitive's flat operands, of which some may be complex here."""
-    return _reference(coefficients, coefficients.dtype, leaves, streams)
+    return reference_rule(coefficients, coefficients.dtype, leaves, streams)
 
 
 def _without_draws(
@@ -68,7 +71,7 @@ def _without_draws(
             "nadam_update has no derivative where moments are in codes of eight bits: codes are"
             " whole numbers. Differentiate a step whose moments are in float32"
         )
-    return _reference(coefficients, coefficients.dtype, leaves, streams, draws=False)
+    return reference_rule(coefficients, coefficients.dtype, leaves, streams, zeros_of_leaf)
 
 
 def reference_of_row(
@@ -85,17 +88,25 @@ def reference_of_row(
     unknown = sum(coefficient is None for coefficient in known)
     given = iter(operands[:unknown])
     row = Coefficients(*(next(given) if number is None else number for number in known))
-    return _reference(row, dtype, operands[unknown:], streams)
+    return reference_rule(row, dtype, operands[unknown:], streams)
 
 
-def _reference(
+def reference_rule(
     coefficients: jax.Array | Coefficients,
     dtype: Any,
     leaves: Sequence[Any],
     streams: Streams,
-    *,
-    draws: bool = True,
+    bits_of: BitsOf = bits_of_leaf,
 ) -> list[jax.Array]:
+    """The reference rule over the primitive's leaves, as they are stored.
+
+    Args:
+        coefficients: the table, or one row for all.
+        dtype: the table's.
+        leaves: in the order of their streams.
+        streams: as everywhere.
+        bits_of: the random numbers of what is rounded by them.
+    """
     given = streams.by_name(leaves)
     wide = {
         name: [x.astype(computed_dtype(x.dtype, dtype)) for x in decoded_streams(given, name)]
@@ -114,7 +125,7 @@ def _reference(
     changes = []
     if returns_change_of_stored(streams):
         changes = update_reference(coefficients, wide, returns_change=True)[: len(given["grads"])]
-    return stored_results(coefficients, results, changes, given, dtypes, streams, draws=draws)
+    return stored_results(coefficients, results, changes, given, dtypes, streams, bits_of)
 
 
 def bind(coefficients: jax.Array, *leaves: jax.Array, streams: Streams) -> list[jax.Array]:

@@ -47,6 +47,31 @@ def random_bits(key: RandomKey, length: int, draw: int) -> jax.Array:
     return numbers.reshape(-1)[:length]
 
 
+def random_bits_of_rows(key: RandomKey, rows: jax.Array, columns: int, draw: int) -> jax.Array:
+    """Of the numbers that :func:`random_bits` gives to a table, those of some of its rows.
+
+    Args:
+        key: of the table.
+        rows: ``[n]``, uint32; which they are.
+        columns: the elements of a row.
+        draw: which of their numbers.
+
+    Returns:
+        ``[n, columns]``, uint32.
+    """
+    # The number of an element, ``row * columns + column``, may be beyond 32 bits. Its block's is
+    # not, and is summed up in parts of which none is, either.
+    elements = 2 * _PLACES
+    column = jnp.arange(columns, dtype=jnp.uint32)
+    row = rows.astype(jnp.uint32)[:, None]
+    whole, rest = jnp.uint32(columns // elements), jnp.uint32(columns % elements)
+    places = row % elements * rest + column % elements
+    blocks = row * whole + row // elements * rest + column // elements + places // elements
+    of_places = random_words(key, _PLACES, draw)[places % elements // 2]
+    of_blocks = _words_at(key, blocks, draw + _OF_BLOCKS)
+    return _mixed(of_places ^ of_blocks) >> 16 * (places % 2) & 0xFFFF
+
+
 def random_words(key: RandomKey, length: int, draw: int) -> jax.Array:
     """Independent words, uint32.
 
@@ -56,10 +81,22 @@ def random_words(key: RandomKey, length: int, draw: int) -> jax.Array:
         draw: of which kind.
     """
     counters = jnp.arange(-(-length // 4), dtype=jnp.uint32)
+    return _words(key, counters, draw).reshape(-1)[:length]
+
+
+def _words_at(key: RandomKey, numbers: jax.Array, draw: int) -> jax.Array:
+    """Of the words of a kind those with these numbers."""
+    of_counters = _words(key, numbers // 4, draw)
+    of_numbers = jnp.take_along_axis(of_counters, (numbers % 4)[..., None], axis=-1)
+    return of_numbers[..., 0]
+
+
+def _words(key: RandomKey, counters: jax.Array, draw: int) -> jax.Array:
+    """Four words for each counter, in a new last axis."""
     zero = jnp.zeros_like(counters)
     # The upper half of the counter: more words than 2**34 do not fit into memory.
     words = _threefry(key, (counters, zero, zero + jnp.uint32(draw), zero))
-    return jnp.stack(words, axis=-1).reshape(-1)[:length]
+    return jnp.stack(words, axis=-1)
 
 
 def swapped_bytes(bits: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from nadam_xla.jax.stored_numbers import REMAINDER_BITS, drawn, joined, split
 from nadam_xla.storage import NARROW
 from nadam_xla.streams import Streams
 
-_BitsOf: TypeAlias = Callable[[Coefficients, jax.Array, int], jax.Array]
+BitsOf: TypeAlias = Callable[[Coefficients, jax.Array, int], jax.Array]
 """Of a leaf's row, an array of its shape, and which of its numbers: these."""
 
 
@@ -48,8 +48,7 @@ def stored_results(
     given: Mapping[str, Sequence[jax.Array]],
     dtypes: Sequence[Any],
     streams: Streams,
-    *,
-    draws: bool,
+    bits_of: BitsOf,
 ) -> list[jax.Array]:
     """The primitive's results, of those of the rule.
 
@@ -61,7 +60,7 @@ def stored_results(
         given: the arrays of each stream, as they are stored.
         dtypes: of the primitive's results.
         streams: as everywhere.
-        draws: whether there are random numbers; where there are none, zeros stand for them.
+        bits_of: the random numbers, of what is rounded by them.
     """
     n = len(given["grads"])
     by_leaf = [
@@ -72,7 +71,7 @@ def stored_results(
             {name: group[i] for name, group in given.items()},
             dtypes[i::n],
             streams,
-            _bits_of_leaf if draws else _zeros_of_leaf,
+            bits_of,
         )
         for i in range(n)
     ]
@@ -86,7 +85,7 @@ def _of_leaf(
     given: Mapping[str, jax.Array],
     dtypes: Sequence[Any],
     streams: Streams,
-    bits_of: _BitsOf,
+    bits_of: BitsOf,
 ) -> list[jax.Array]:
     first, *new_states = results
     draws = _draws(row, given, streams, bits_of)
@@ -148,7 +147,7 @@ def _stored_params(
 
 
 def _draws(
-    row: Coefficients, given: Mapping[str, jax.Array], streams: Streams, bits_of: _BitsOf
+    row: Coefficients, given: Mapping[str, jax.Array], streams: Streams, bits_of: BitsOf
 ) -> dict[str, jax.Array]:
     """The random numbers of what is rounded by them, by its stream."""
     if not streams.is_drawn:
@@ -180,28 +179,31 @@ def _bits_of_codes(row: Coefficients, like: jax.Array) -> jax.Array:
 
     batched = int(jnp.ndim(row.seed_low) > 0)
     if not batched:
-        return bits(*_key_of(row))
-    return jax.vmap(bits)(*(jnp.asarray(word).reshape(-1) for word in _key_of(row)))
+        return bits(*key_of(row))
+    return jax.vmap(bits)(*(jnp.asarray(word).reshape(-1) for word in key_of(row)))
 
 
-def _bits_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
+def bits_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
     """Numbers of the leaf's shape; each entry of a batch has those that it would have alone."""
 
     def bits(*key: jax.Array) -> jax.Array:
         return random_bits(RandomKey(*key), prod(like.shape[batched:]), draw)
 
     batched = int(jnp.ndim(row.seed_low) > 0)
-    key = [jnp.asarray(word).reshape(-1) if batched else word for word in _key_of(row)]
+    key = [jnp.asarray(word).reshape(-1) if batched else word for word in key_of(row)]
     drawn_bits = jax.vmap(bits)(*key) if batched else bits(*key)
     return drawn_bits.reshape(like.shape)
 
 
-def _zeros_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
+def zeros_of_leaf(row: Coefficients, like: jax.Array, draw: int) -> jax.Array:
+    """What stands for them where nothing depends on them."""
     del row, draw
     return jnp.zeros(like.shape, jnp.uint32)
 
 
-def _key_of(row: Coefficients) -> RandomKey:
+def key_of(row: Coefficients) -> RandomKey:
+    """The key in a row of coefficients."""
+
     def whole(x: Any) -> jax.Array:
         return jnp.asarray(x).astype(jnp.int32).astype(jnp.uint32)
 

@@ -1,29 +1,31 @@
 """The update over pytrees: checks, and one primitive for the leaves of each compute dtype."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from nadam_xla.blockwise import SCALES
-from nadam_xla.calls import compute_dtype
 from nadam_xla.coefficients import Coefficients
-from nadam_xla.jax import lowering
+from nadam_xla.jax import lowering, rows_lowering
 from nadam_xla.jax.averages import check_average
-from nadam_xla.jax.blockwise import Blockwise, as_numbers, check_blockwise, is_blockwise
+from nadam_xla.jax.blockwise import as_numbers, check_blockwise, is_blockwise
 from nadam_xla.jax.checks import PyTree, check_alike, check_complex
-from nadam_xla.jax.dtypes import is_complex
 from nadam_xla.jax.explicit_axes import stack, unsharded
-from nadam_xla.jax.manual_axes import varying_axes
+from nadam_xla.jax.leaves import LeafKind, kind_of, kinds_of, leaf_of, moment_of
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
-from nadam_xla.kinds import ROUNDED, Kind
-from nadam_xla.storage import NARROW, Rounding, check_rounding
+from nadam_xla.jax.rows import is_rows, structure_of, with_tables
+from nadam_xla.jax.rows_checks import check_rows, with_row_gradients
+from nadam_xla.jax.rows_update import update_table
+from nadam_xla.kinds import Kind
+from nadam_xla.storage import Rounding, check_rounding
 from nadam_xla.streams import Streams
 
 lowering.install()
+rows_lowering.install()
 
 
 def nadam_update(
@@ -53,7 +55,8 @@ def nadam_update(
             updated by XLA's own operations, with the squared magnitude of the gradient in the place
             of its square and ``clip_value`` for each part.
         grads: the gradients, a pytree of the same structure and shapes, of any floating dtype, or
-            complex where the first moments are.
+            complex where the first moments are. In the place of a leaf there may be a
+            :class:`RowGradient`, of a real parameter whose moments are no codes.
         mu: the first moments, a pytree of the same structure and shapes, of any floating dtype, or
             complex where the parameters are. In the place of a leaf there may be a
             :class:`Blockwise`: the moment in codes of eight bits. They are
@@ -71,7 +74,8 @@ def nadam_update(
             by the random numbers of the coefficients' key
             (:func:`nadam_xla.coefficients.with_random_key`).
         returns: ``"params"``: the first result holds the new parameters; ``"change"``: it holds
-            what must be added to the old ones, which is what optax calls updates.
+            what must be added to the old ones, which is what optax calls updates: of a
+            :class:`RowGradient` another one, with each row once.
 
     Returns:
         The new parameters (or their change), first moments and second moments, and the average and
@@ -93,8 +97,11 @@ def nadam_update(
         raise ValueError(f"returns is {returns!r}; it must be 'params' or 'change'")
     check_rounding(rounding)
     moments = {"mu": as_numbers(mu), "nu": as_numbers(nu)}
-    check_alike({"params": params, "grads": grads, **moments})
-    check_complex(moments["mu"], moments["nu"], {"params": params, "grads": grads})
+    grads = with_row_gradients(grads)
+    arrays = {"params": params, "grads": with_tables(grads, params)}
+    check_alike({**arrays, **moments})
+    check_complex(moments["mu"], moments["nu"], arrays)
+    check_rows(grads, {"params": params, "mu": mu, "nu": nu})
     check_blockwise("mu", mu, params)
     check_blockwise("nu", nu, params)
     if average is not None:
@@ -136,16 +143,19 @@ def update_trees(
     """
     if params is None and isinstance(coefficients, Coefficients):
         coefficients = coefficients._replace(decay=0.0, l2=0.0)
-    treedef: Any = jax.tree.structure(grads)
-    trees = {"params": params, "grads": grads, "mu": mu, "nu": nu, "average": average}
+    treedef = structure_of(grads)
+    gradients = treedef.flatten_up_to(grads)
+    touched = {i: grad.indices for i, grad in enumerate(gradients) if is_rows(grad)}
+    trees = {"params": params, "mu": mu, "nu": nu, "average": average}
     given = {
         name: jax.tree.leaves(tree, is_leaf=is_blockwise)
         for name, tree in trees.items()
         if tree is not None
     }
+    given["grads"] = [grad.values if is_rows(grad) else grad for grad in gradients]
     masters = [None] * treedef.num_leaves if master is None else treedef.flatten_up_to(master)
     leaves = [
-        _leaf({name: group[i] for name, group in given.items()}, masters[i])
+        leaf_of({name: group[i] for name, group in given.items()}, masters[i])
         for i in range(treedef.num_leaves)
     ]
     results: list[dict[str, Any]] = [{}] * len(leaves)
@@ -154,11 +164,15 @@ def update_trees(
         returns_change=returns == "change",
         has_average=average is not None,
     )
-    for kind, indices in _kinds(leaves, plain, rounding).items():
+    # First, so that the calls behind may wait for the gradients of rows.
+    for i, indices_of_rows in touched.items():
+        kind = kind_of(leaves[i], plain, rounding)
+        table = _table_of(coefficients, kind, [i], len(leaves))
+        results[i] = update_table(table, indices_of_rows, leaves[i], kind)
+    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in touched}
+    for kind, indices in kinds_of(dense, plain, rounding).items():
         streams = kind.streams
-        table = _table(coefficients, kind.dtype, indices, len(leaves))
-        if kind.axes:
-            table = _with_shard(table, kind.axes)
+        table = _table_of(coefficients, kind, indices, len(leaves))
         operands = [leaves[i].array(name) for name in streams.operands for i in indices]
         updated = (reference if kind.is_complex else bind)(table, *operands, streams=streams)
         for place, i in enumerate(indices):
@@ -166,7 +180,7 @@ def update_trees(
             first = new[streams.overwritten[0]]
             # Which does not heed the dtypes of those that are weak.
             first = first if streams.has_params else first.astype(leaves[i].dtype)
-            states = {name: _moment(new, name) for name in SCALES}
+            states = {name: moment_of(new, name) for name in SCALES}
             results[i] = {"first": first, **new, **states}
 
     def tree_of(name: str) -> PyTree:
@@ -201,80 +215,11 @@ def update_leaves(
     return [updated[i : i + n] for i in range(0, len(updated), n)]
 
 
-class _Leaf(NamedTuple):
-    """A leaf's arrays by their streams, those of its codes and scales among them."""
-
-    given: Mapping[str, jax.Array]
-    master: jax.Array | None
-
-    def array(self, stream: str) -> Any:
-        return self.master if stream == "master" else self.given[stream]
-
-    def has_scales(self, moment: str) -> bool:
-        return SCALES[moment] in self.given
-
-    @property
-    def dtype(self) -> Any:
-        """That of the leaf's change, and of its parameter where it is there."""
-        params = self.given.get("params")
-        if params is not None:
-            return params.dtype
-        in_codes = [name for name in SCALES if self.has_scales(name)]
-        # The scales stand for the codes, which are float32 too.
-        return jnp.result_type(*(x for name, x in self.given.items() if name not in in_codes))
-
-
-def _leaf(given: Mapping[str, Any], master: jax.Array | None) -> _Leaf:
-    arrays: dict[str, Any] = {}
-    for name, x in given.items():
-        if is_blockwise(x):
-            arrays |= {name: x.codes, SCALES[name]: x.scales}
-        else:
-            arrays[name] = x
-    return _Leaf({name: jnp.asarray(x) for name, x in arrays.items()}, master)
-
-
-def _moment(new: Mapping[str, jax.Array], name: str) -> jax.Array | Blockwise:
-    scales = new.get(SCALES[name])
-    return new[name] if scales is None else Blockwise(new[name], scales)
-
-
-class _Kind(NamedTuple):
-    """What the leaves that are updated together have in common."""
-
-    dtype: str  # that they are computed in
-    streams: Streams
-    is_complex: bool
-    axes: tuple[str, ...]  # over which they vary in ``shard_map``, where numbers are drawn
-
-
-def _kinds(leaves: Sequence[_Leaf], plain: Streams, rounding: Rounding) -> dict[_Kind, list[int]]:
-    """The leaves, by their numbers, of each kind.
-
-    Args:
-        leaves: all of them.
-        plain: the streams of one that has no master and is rounded to the nearest.
-        rounding: of what is narrow.
-    """
-    kinds: dict[_Kind, list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        stored = [x for name, x in leaf.given.items() if name in ROUNDED]
-        is_stochastic = rounding == "stochastic" and any(str(x.dtype) in NARROW for x in stored)
-        varying = (varying_axes(jax.typeof(x)) for x in leaf.given.values())
-        streams = plain._replace(
-            has_master=leaf.master is not None,
-            is_stochastic=is_stochastic,
-            has_mu_scales=leaf.has_scales("mu"),
-            has_nu_scales=leaf.has_scales("nu"),
-        )
-        kind = _Kind(
-            dtype=compute_dtype(str(leaf.dtype)),
-            streams=streams,
-            is_complex=any(map(is_complex, leaf.given.values())),
-            axes=tuple(sorted(frozenset().union(*varying))) if streams.is_drawn else (),
-        )
-        kinds.setdefault(kind, []).append(i)
-    return kinds
+def _table_of(
+    coefficients: Coefficients | ArrayLike, kind: LeafKind, indices: Sequence[int], leaves: int
+) -> jax.Array:
+    table = _table(coefficients, kind.dtype, indices, leaves)
+    return _with_shard(table, kind.axes) if kind.axes else table
 
 
 def _with_shard(table: jax.Array, axes: tuple[str, ...]) -> jax.Array:

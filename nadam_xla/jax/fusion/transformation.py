@@ -1,17 +1,16 @@
 """``fuse_updates``: optax's protocol at the speed of ``apply``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
 from nadam_xla import native
 from nadam_xla.jax.fusion.report import UpdateReport, reports
 from nadam_xla.jax.fusion.rewriting import fused
+from nadam_xla.jax.tracing import as_array, trace
 from nadam_xla.platforms import CPU, NAMES
 
 P = ParamSpec("P")
@@ -52,15 +51,15 @@ def fuse_updates(fun: Callable[P, R], *, weave: bool = True) -> Callable[P, R]:
 
     @wraps(fun, updated=())
     def with_fused_updates(*args: P.args, **kwargs: P.kwargs) -> R:
-        traced = _trace(fun, args, kwargs)
-        if traced.loses_modules:
+        traced = trace(fun, args, kwargs)
+        if traced.loses_modules and reports(traced.program):
             raise TypeError(
                 "an argument holds a flax.nnx module, and no result does: what the function does to"
                 " it would be lost; return it, or take the step with nadam_xla.flax.nnx.Optimizer"
             )
         program = fused(traced.program, weaves=weave and _can_weave())
         results = jaxpr_as_fun(program)(*traced.arrays)
-        arrays = map(_as_array, results, program.out_avals)
+        arrays = map(as_array, results, program.out_avals)
         return traced.returned(list(arrays))  # type: ignore[no-any-return]
 
     return with_fused_updates
@@ -87,86 +86,11 @@ def explain_updates(
 
     @wraps(fun, updated=())
     def reported(*args: Any, **kwargs: Any) -> list[UpdateReport]:
-        return reports(fused(_trace(fun, args, kwargs).program, weaves=weave and _can_weave()))
+        return reports(fused(trace(fun, args, kwargs).program, weaves=weave and _can_weave()))
 
     return reported
-
-
-def _as_array(value: Any, type_: Any) -> jax.Array:
-    """The result: a constant of the program comes back as the number that stands in it."""
-    if isinstance(value, jax.Array):
-        return value
-    number = np.asarray(value, type_.dtype)
-    return jnp.asarray(number.item() if type_.weak_type else number)
 
 
 def _can_weave() -> bool:
     """Without the kernel XLA:CPU copies whole stacks in every turn of the loop."""
     return CPU in native.MODULES or jax.default_backend() != NAMES[CPU].jax_backend
-
-
-class _Traced(NamedTuple):
-    program: ClosedJaxpr
-    arrays: list[Any]
-    returned: Callable[[Sequence[Any]], Any]
-    loses_modules: bool
-
-
-def _trace(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Traced:
-    """The program of a call, its arguments, and what makes the function's result of its results."""
-    leaves: list[Any]
-    treedef: Any
-    leaves, treedef = jax.tree.flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-    returned: Any = None
-    modules = _holds_nnx_module((args, kwargs))
-
-    def of_arrays(*arrays: Any) -> list[Any]:
-        nonlocal returned, modules
-        given = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
-            given[i] = array
-        args, kwargs = treedef.unflatten(given)
-        results: list[Any]
-        structure: Any
-        result = fun(*args, **kwargs)
-        modules = modules and not _holds_nnx_module(result)
-        results, structure = jax.tree.flatten(result)
-        of_program = [i for i, result in enumerate(results) if isinstance(result, jax.Array)]
-        traced = [results[i] for i in of_program]
-        for i in of_program:
-            results[i] = None  # no tracer leaves its trace
-
-        def returned(values: Sequence[Any]) -> Any:
-            given = list(results)
-            for i, value in zip(of_program, values, strict=True):
-                given[i] = value
-            return structure.unflatten(given)
-
-        return traced
-
-    arrays = [leaves[i] for i in places]
-    program = jax.make_jaxpr(of_arrays)(*arrays)
-    return _Traced(program, arrays, returned, modules and bool(reports(program)))
-
-
-def _holds_nnx_module(tree: Any) -> bool:
-    """Whether a node of the tree is a module of Flax NNX, which functions are wont to change."""
-    found = jax.tree.leaves(tree, is_leaf=_is_nnx_module)
-    return any(map(_is_nnx_module, found))
-
-
-def _is_nnx_module(node: object) -> bool:
-    bases = ((base.__module__, base.__name__) for base in type(node).__mro__)
-    return any(module.startswith("flax.nnx") and name == "Module" for module, name in bases)
-
-
-def _is_array(leaf: object) -> bool:
-    """Whether a leaf is traced: an array, of whatever kind JAX knows, and no number of Python's."""
-    if isinstance(leaf, bool | int | float | complex | np.generic):
-        return False
-    try:
-        jax.typeof(leaf)
-    except TypeError:
-        return False
-    return True
