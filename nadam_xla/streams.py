@@ -136,6 +136,18 @@ class Streams(NamedTuple):
             **rounding,
         }
 
+    def attributes_of_rows(self, first_row: int = 0) -> Mapping[str, int]:
+        """Those of ``nadam_xla_update_rows_v1``.
+
+        Args:
+            first_row: the table's row of coefficients, where there is more than one.
+        """
+        return {
+            "streams": sum(1 << bit_of(name) for name in self.operands),
+            "first_row": first_row,
+            "rounding": int(self.is_stochastic),
+        }
+
 
 def of_leaves(groups: int, chosen: Sequence[int], leaves: int) -> list[int]:
     """Where the arrays of some of the leaves stand among those of all.

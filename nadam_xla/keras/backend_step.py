@@ -3,7 +3,8 @@
 ``why_not(optimizer, trainable_variables)`` gives the reason why it cannot update these variables
 now, or None where it can; ``path_of_fused_step()`` tells what it runs then;
 ``step(optimizer, grads, trainable_variables, hyperparameters)`` updates them. ``to_tensor`` reads a
-variable. ``either(condition, if_true, if_false)`` gives the list of tensors that one of these
+variable. ``is_sparse(grad)`` tells whether a gradient has some rows of its variable alone.
+``either(condition, if_true, if_false)`` gives the list of tensors that one of these
 functions makes, and computes nothing of the other. Under ``eagerly()`` a variable is assigned at
 once, even where a graph is being traced; under ``after(tensors)`` it is assigned once these are
 there. ``layout_of_scales(shape, layout)`` is the layout of the scales of a moment in codes that has
@@ -19,6 +20,7 @@ if keras.backend.backend() == "tensorflow":
         as_written,
         eagerly,
         either,
+        is_sparse,
         layout_of_scales,
         path_of_fused_step,
         step,
@@ -28,6 +30,7 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     from nadam_xla.keras.jax_step import (
         either,
+        is_sparse,
         layout_of_scales,
         path_of_fused_step,
         step,
@@ -38,6 +41,7 @@ elif keras.backend.backend() == "jax":
 else:
     from nadam_xla.keras.no_step import (
         either,
+        is_sparse,
         layout_of_scales,
         path_of_fused_step,
         step,
@@ -51,6 +55,7 @@ __all__ = [
     "as_written",
     "eagerly",
     "either",
+    "is_sparse",
     "layout_of_scales",
     "path_of_fused_step",
     "step",

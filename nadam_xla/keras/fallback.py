@@ -49,14 +49,29 @@ def warn_once(reason: Reason) -> None:
         warnings.warn(f"{reason.text}. Training goes on by Keras's own update.", stacklevel=4)
 
 
-def why_not_parents(optimizer: Any, variables: Sequence[Any]) -> str | None:
+def why_not_parents(
+    optimizer: Any, variables: Sequence[Any], grads: Sequence[Any] | None = None
+) -> str | None:
     """Why the parent's own update must not take these variables; None where it may.
 
-    It would leave master weights behind, take codes for numbers, or round otherwise than was
-    chosen.
+    It would leave master weights behind, take codes for numbers, round otherwise than was chosen,
+    or update every row where those of the gradient were chosen.
+
+    Args:
+        optimizer: ours.
+        variables: those that the step updates.
+        grads: a gradient for each; None: they are not known, and taken to be dense.
     """
+    if optimizer.sparse == "lazy":
+        for variable, grad in zip(variables, grads or (), strict=grads is not None):
+            if backend_step.is_sparse(grad):
+                return (
+                    f"{optimizer.name} has sparse='lazy', and the gradient of the variable"
+                    f" {_name_of(variable)} is sparse, of which the fused update alone takes the"
+                    " rows"
+                )
     for variable in variables:
-        name = getattr(variable, "path", variable.name)
+        name = _name_of(variable)
         if master_of(optimizer, variable) is not None:
             return (
                 f"{optimizer.name} has master={optimizer.master!r}, and the variable {name} a"
@@ -76,26 +91,32 @@ def why_not_parents(optimizer: Any, variables: Sequence[Any]) -> str | None:
     return None
 
 
+def _name_of(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
+
+
 def _is_rounded(optimizer: Any, variable: Any) -> bool:
     index = optimizer._get_variable_index(variable)
     stored = (variable, optimizer._momentums[index], optimizer._velocities[index])
     return any(keras.backend.standardize_dtype(x.dtype) in NARROW for x in stored)
 
 
-def refuse_what_only_the_fused_update_can(optimizer: Any, variables: Sequence[Any]) -> None:
+def refuse_what_only_the_fused_update_can(
+    optimizer: Any, variables: Sequence[Any], grads: Sequence[Any]
+) -> None:
     """For the parent's own update.
 
     Raises:
         NotImplementedError: it would not do what was chosen, see :func:`why_not_parents`.
         TypeError: a variable is bfloat16, of which it would make NaN: ``1 - beta_2`` is zero there.
     """
-    reason = why_not_parents(optimizer, variables)
+    reason = why_not_parents(optimizer, variables, grads)
     if reason is not None:
         raise NotImplementedError(f"{reason}; this is Keras's own update")
     for variable in variables:
         if keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
             raise TypeError(
-                f"the variable {getattr(variable, 'path', variable.name)} is bfloat16; only the"
+                f"the variable {_name_of(variable)} is bfloat16; only the"
                 " fused update can train it, on the TensorFlow and JAX backends, where there is a"
                 " kernel for its device and under the tf.distribute strategies that are supported."
                 " Elsewhere use float32 variables, for instance with the dtype policy"

@@ -11,6 +11,7 @@ from keras import ops
 from keras.backend import standardize_dtype
 
 from nadam_xla.calls import compute_dtype
+from nadam_xla.keras.row_gradients import Gradient, Rows, values_of
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 
 
@@ -27,19 +28,21 @@ def accumulated(
 
 def factors_of(
     sum_squares: Callable[[Sequence[Any]], list[Any]],
-    grads: Sequence[Any],
+    grads: Sequence[Gradient],
     given: StepHyperparameters,
 ) -> Any:
     """What the gradients are to be multiplied by: a scalar, or a vector with one for each.
+
+    Where they are clipped by norms, those of some rows must have each row once.
 
     The mean over an accumulation, unscaling, and clipping by norm or by global norm, the latter as
     ``keras.optimizers`` computes them: a norm that is not finite makes every parameter NaN.
     """
     loss_scale = 1.0 if given.loss_scale is None else given.loss_scale
     scale = 1.0 / (loss_scale * (given.accumulation_steps or 1))
-    if given.clipnorm is None and given.global_clipnorm is None:
+    if not given.clips_by_norm:
         return scale
-    sums = sum_squares(grads)
+    sums = sum_squares([values_of(grad) for grad in grads])
     wide = "float64" if any(standardize_dtype(s.dtype) == "float64" for s in sums) else "float32"
     squares = ops.stack([ops.cast(s, wide) for s in sums])
 
@@ -62,21 +65,23 @@ def chosen(factors: Any, indices: Sequence[int]) -> Any:
 
 def clipped_gradients(
     sum_squares: Callable[[Sequence[Any]], list[Any]],
-    grads: Sequence[Any],
+    grads: Sequence[Gradient],
     given: StepHyperparameters,
-) -> list[Any]:
+) -> list[Gradient]:
     """The gradients as a step with these hyperparameters would take them.
 
     Unscaled, the mean over an accumulation, and clipped: for replicas, which clip before they sum.
+    Those of some rows must have each row once.
     """
     factors = factors_of(sum_squares, grads, given)
     clipped = []
     for i, grad in enumerate(grads):
-        dtype = compute_dtype(standardize_dtype(grad.dtype))
+        values = values_of(grad)
+        dtype = compute_dtype(standardize_dtype(values.dtype))
         factor = factors if given.clipnorm is None else factors[i]
-        scaled = ops.cast(grad, dtype) * ops.cast(factor, dtype)
+        scaled = ops.cast(values, dtype) * ops.cast(factor, dtype)
         if given.clipvalue is not None:
             limit = ops.convert_to_tensor(given.clipvalue, dtype)
             scaled = ops.clip(scaled, -limit, limit)
-        clipped.append(scaled)
+        clipped.append(Rows(grad.indices, scaled) if isinstance(grad, Rows) else scaled)
     return clipped

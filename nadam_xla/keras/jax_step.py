@@ -73,7 +73,7 @@ def step(
     # Of sparse gradients, this sums the entries of equal indices.
     dense = [ops.convert_to_tensor(grad, sparse=False) for grad in grads]
     check_leaves(trainable_variables, dense)
-    variables = state_of(optimizer, trainable_variables)
+    variables = state_of(optimizer, trainable_variables, (False,) * len(dense))
     facts = facts_of(optimizer, trainable_variables, trainable_variables)
     before = variables.map(ops.convert_to_tensor)
     new = fused_step(Update(update_leaves, sum_squares), before, dense, facts, given)

@@ -21,6 +21,11 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason:
     return Reason(f"nadam_xla has no fused step for Keras's backend {backend}", is_expected=True)
 
 
+def is_sparse(grad: Any) -> bool:
+    """Whether a gradient has some rows of its variable alone, as those of torch may."""
+    return bool(getattr(grad, "is_sparse", False))
+
+
 def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
     """None: on this backend no variable has one."""
     del shape, layout

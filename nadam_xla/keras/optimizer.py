@@ -19,6 +19,7 @@ from nadam_xla.keras.fallback import (
 )
 from nadam_xla.keras.hooks import overridden, replaced_methods
 from nadam_xla.keras.reason import Reason
+from nadam_xla.keras.row_gradients import Sparse, check_sparse
 from nadam_xla.keras.scales import add_scales, check_stored
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.keras.storage_choice import SCALES, StorageChoice
@@ -89,16 +90,23 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             lack, as uint16, with which they are just that copy; ``"correction"``: the first 8 of
             those bits, as uint8. They are the optimizer's variables, the last of them. Where others
             than the optimizer have written to the model, call :meth:`refresh_masters`.
+        sparse: what a gradient does that has some rows of its variable alone, as that of an
+            embedding has (``tf.IndexedSlices``; on JAX what ``jax.experimental.sparse`` calls
+            BCOO). ``"dense"``: what the same gradient does with zeros in all other rows, as in
+            stock. ``"lazy"``: those rows alone are updated, and all others are neither read nor
+            written: their moments and their weight decay stand still until they occur again. It
+            goes neither with ``gradient_accumulation_steps`` nor with ``"blockwise8"``.
         **kwargs: none is known; Keras names those that it does not accept.
 
     Raises:
         TypeError: what should be a number is none, a string for instance.
-        ValueError: a number is out of its range; a dtype, rounding or master is unknown.
+        ValueError: a number is out of its range; a dtype, rounding, master or ``sparse`` is
+            unknown; ``sparse="lazy"`` is together with what it does not go with.
 
     A subclass may override what it may override in stock. Where that is a method that the fused
     step takes the place of, each step is the parent's own update, which calls it; so it is where
-    :attr:`fused` is False. That update keeps no masters, knows no codes and rounds to the nearest:
-    where it would have to do otherwise, it is refused.
+    :attr:`fused` is False. That update keeps no masters, knows no codes, rounds to the nearest and
+    updates every row: where it would have to do otherwise, it is refused.
 
     Source: Dozat 2016, with Keras's momentum schedule ``beta_1 * (1 - 0.5 * 0.96**t)``.
     """
@@ -149,6 +157,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         rounding: Rounding = "nearest",
         seed: int = 0,
         master: Master | None = None,
+        sparse: Sparse = "dense",
         **kwargs: Any,
     ) -> None:
         arguments = {
@@ -175,8 +184,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             seed=seed,
             master=master,
         )
+        check_sparse(sparse, gradient_accumulation_steps, storage)
         super().__init__(**arguments, **kwargs)
         self._storage = storage
+        self._sparse: Sparse = sparse
 
     def build(self, var_list: list[Any]) -> None:
         """Creates the optimizer's variables, as the parent does; see the class for their dtypes.
@@ -192,6 +203,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """
         if self.built:
             return
+        check_sparse(self._sparse, self.gradient_accumulation_steps, self._storage)
         masters.check_variables(self, var_list)
         super().build(var_list)
         added = {f"_{name}": scales for name, scales in add_scales(self, var_list).items()}
@@ -274,6 +286,11 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """The kind of the master weights."""
         return self._storage.master
 
+    @property
+    def sparse(self) -> Sparse:
+        """What a gradient does that has some rows of its variable alone."""
+        return self._sparse
+
     def load_own_variables(self, store: Any) -> None:
         """Takes the optimizer's variables from a file, as the parent does.
 
@@ -326,7 +343,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         Those that stock does not know are there where they are not at their defaults.
         """
         betas = {"beta_1": _config_of(self._beta_1), "beta_2": _config_of(self._beta_2)}
-        return {**super().get_config(), **betas, **self._storage.config()}
+        sparse = {} if self._sparse == "dense" else {"sparse": self._sparse}
+        return {**super().get_config(), **betas, **self._storage.config(), **sparse}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Nadam":
@@ -356,7 +374,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
                 variable is unknown; every gradient is None.
             NotImplementedError: a fused step cannot run here, and the parent's own update would
                 not keep up with the master weights, or knows no codes of eight bits, or would
-                round otherwise than was chosen.
+                round otherwise than was chosen, or update every row where ``sparse`` is "lazy".
         """
         grads = list(grads)
         if not grads:  # as the parent: nothing is trainable, and no step is made
@@ -376,7 +394,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
             if grads:
                 backend_step.step(self, grads, variables, given)
                 if self.use_ema:
-                    self._update_model_variables_moving_average(left_behind(self, variables))
+                    pairs = zip(grads, variables, strict=True)
+                    whole = [variable for grad, variable in pairs if not self._is_lazy(grad)]
+                    self._update_model_variables_moving_average(left_behind(self, whole))
                     overwrite_if_due(self, self._trainable_variables)
                 for variable in variables:
                     if variable.constraint is not None:
@@ -391,19 +411,24 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         """Those of a fused step, or None where it is the parent's own update."""
         if len(grads) != len(variables):
             return None
-        updated = [
-            variable
+        pairs = [
+            (grad, variable)
             for grad, variable in zip(grads, variables, strict=True)
             if grad is not None and not self._overwrite_variable_with_gradient(variable)
         ]
+        updated = [variable for _, variable in pairs]
         given = fused_hyperparameters(self, updated, METHODS)
         if isinstance(given, Reason):
-            refused = why_not_parents(self, updated)
+            refused = why_not_parents(self, updated, [grad for grad, _ in pairs])
             if refused is not None:
                 raise NotImplementedError(f"{refused}; {given.text}")
             warn_once(given)
             return None
         return given
+
+    def _is_lazy(self, grad: Any) -> bool:
+        """Whether this gradient updates its rows alone."""
+        return self._sparse == "lazy" and backend_step.is_sparse(grad)
 
     def _restore_product(self) -> None:
         """Gives the momentum product the value that it has after the updates made so far.
@@ -455,9 +480,9 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         Raises:
             TypeError: the variable is bfloat16.
             NotImplementedError: the variable has a master or a moment in codes, or is to be rounded
-                stochastically.
+                stochastically; or the gradient is sparse, and ``sparse`` is "lazy".
         """
-        refuse_what_only_the_fused_update_can(self, [variable])
+        refuse_what_only_the_fused_update_can(self, [variable], [gradient])
         if self._product_has_this_step:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -469,7 +494,7 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        refuse_what_only_the_fused_update_can(self, trainable_variables)
+        refuse_what_only_the_fused_update_can(self, trainable_variables, grads)
         self._product_has_this_step = True
         try:
             super()._backend_update_step(grads, trainable_variables, learning_rate)

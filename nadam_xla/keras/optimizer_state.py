@@ -65,31 +65,47 @@ class State(NamedTuple):
         """The same, by the names under which it travels in a call."""
         return {stream: getattr(self, name) for name, stream in STREAMS.items()}
 
-    def kinds(self, rounding: str) -> dict[Kind, list[int]]:
+    def kinds(self, rounding: str, chosen: Sequence[int]) -> dict[Kind, list[int]]:
         """The leaves, by their numbers, that a step updates together.
 
         Args:
             rounding: the optimizer's.
+            chosen: of which leaves.
         """
         leaves = self.by_stream()
-        dtypes = {name: [standardize_dtype(x.dtype) for x in leaves[name]] for name in ROUNDED}
-        return by_kind(
+        dtypes = {
+            name: [standardize_dtype(leaves[name][i].dtype) for i in chosen] for name in ROUNDED
+        }
+        kinds = by_kind(
             dtypes,
-            [master is not None for master in self.masters],
+            [self.masters[i] is not None for i in chosen],
             rounding,
-            [average is not None for average in self.averages],
+            [self.averages[i] is not None for i in chosen],
         )
+        return {kind: [chosen[place] for place in places] for kind, places in kinds.items()}
 
 
-def state_of(optimizer: Any, trainable_variables: Sequence[Any]) -> State:
-    """The optimizer's variables for these of the model's."""
+def state_of(
+    optimizer: Any, trainable_variables: Sequence[Any], has_rows: Sequence[bool]
+) -> State:
+    """The optimizer's variables for these of the model's, as far as a step updates them.
+
+    Args:
+        optimizer: ours.
+        trainable_variables: those that the step updates.
+        has_rows: of which of them it updates some rows alone: not their averages, which move in
+            every row.
+    """
     indices = [optimizer._get_variable_index(v) for v in trainable_variables]
     accumulates = optimizer.gradient_accumulation_steps
     return State(
         params=list(trainable_variables),
         momentums=[optimizer._momentums[i] for i in indices],
         velocities=[optimizer._velocities[i] for i in indices],
-        averages=[average_of(optimizer, v) for v in trainable_variables],
+        averages=[
+            None if rows else average_of(optimizer, v)
+            for v, rows in zip(trainable_variables, has_rows, strict=True)
+        ],
         masters=[master_of(optimizer, v) for v in trainable_variables],
         momentum_scales=_those_of(optimizer._momentum_scales, indices),
         velocity_scales=_those_of(optimizer._velocity_scales, indices),

@@ -40,6 +40,11 @@ class StepHyperparameters(NamedTuple):
         limits = (self.clipnorm, self.global_clipnorm, self.clipvalue)
         return any(limit is not None for limit in limits)
 
+    @property
+    def clips_by_norm(self) -> bool:
+        """Whether they are clipped by a norm, of each or of all."""
+        return self.clipnorm is not None or self.global_clipnorm is not None
+
     def after_clipping(self) -> "StepHyperparameters":
         """What is left of them for a step on clipped gradients."""
         return self._replace(

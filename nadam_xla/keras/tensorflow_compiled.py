@@ -5,20 +5,23 @@ nor another number compiles anything. They stay as long as the process, for what
 has compiled does so too; each belongs to one context of TensorFlow's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from nadam_xla.keras.fused_step import Update, fused_step
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.keras.fused_step import Update, fused_step, together
 from nadam_xla.keras.gradient_factors import clipped_gradients
 from nadam_xla.keras.optimizer_state import STREAMS, LeafFacts, State
+from nadam_xla.keras.row_gradients import Gradient, Rows, has_rows, with_each_row_once
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.kinds import Kind
 from nadam_xla.program_order import PlannedCall
 from nadam_xla.tensorflow import sum_squares
 from nadam_xla.tensorflow.early_calls import planned_calls
+from nadam_xla.tensorflow.rows import summed, update_rows
 from nadam_xla.tensorflow.runtime import current_context, place
 from nadam_xla.tensorflow.update import update_leaves
 
@@ -30,6 +33,13 @@ Plans = tuple[tuple[Kind, tuple[PlannedCall, ...]], ...]
 
 # Of StepHyperparameters, what is no scalar.
 _NO_SCALARS = ("accumulation_steps", "rounding", "from_python")
+
+
+class Spec(NamedTuple):
+    """Of a variable."""
+
+    shape: tuple[int, ...]
+    dtype: Any
 
 
 class Leaves:
@@ -47,28 +57,19 @@ class Leaves:
         """What a compiled function depends on: shapes and dtypes, None of what is not there."""
 
 
-def dense(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-    """The gradients as tensors of the variables' shapes; slices of equal indices are summed."""
-    tensors = [tf.convert_to_tensor(grad) for grad in grads]
-    return [
-        x if x.shape.is_fully_defined() else tf.ensure_shape(x, variable.shape)
-        for x, variable in zip(tensors, variables, strict=True)
-    ]
-
-
 def update(
-    leaves: Leaves, grads: Sequence[Any], facts: LeafFacts, given: StepHyperparameters
+    leaves: Leaves, grads: Sequence[Gradient], facts: LeafFacts, given: StepHyperparameters
 ) -> None:
     """The fused step, in place whatever the caller is.
 
     Args:
         leaves: the variables.
-        grads: a dense gradient for each parameter.
+        grads: a gradient for each parameter.
         facts: what the step is told of each parameter.
         given: the hyperparameters of this step.
     """
     scalars = _Scalars.of(given)
-    dtypes = tuple(grad.dtype for grad in grads)
+    dtypes = tuple(_dtypes_of(grad) for grad in grads)
     context = current_context()
     plans = _plans(leaves.variables, grads, given.rounding)
     compiled = _compiled_update(context, leaves.likeness, dtypes, facts, scalars.kinds, plans)
@@ -84,11 +85,14 @@ def update(
     leaves.variables.u_product.assign(product)
 
 
-def clipped(grads: Sequence[Any], given: StepHyperparameters) -> list[Any]:
-    """``clipped_gradients`` of dense gradients."""
+def clipped(
+    grads: Sequence[Gradient], variables: Sequence[Any], given: StepHyperparameters
+) -> list[Gradient]:
+    """``clipped_gradients`` of gradients of these variables."""
     scalars = _Scalars.of(given)
-    specs = tuple((tuple(grad.shape), grad.dtype) for grad in grads)
-    compiled = _compiled_clipping(current_context(), specs, scalars.kinds)
+    dtypes = tuple(_dtypes_of(grad) for grad in grads)
+    specs = tuple(map(_spec, variables))
+    compiled = _compiled_clipping(current_context(), specs, dtypes, scalars.kinds)
     numbers = tf.constant(scalars.numbers, tf.float64)
     return compiled(list(grads), numbers, scalars.tensors)  # type: ignore[no-any-return]
 
@@ -139,8 +143,8 @@ class _Scalars(NamedTuple):
         return numbers, [tf.TensorSpec([], kind) for kind in kinds if isinstance(kind, tf.DType)]
 
 
-def _plans(variables: State, grads: Sequence[Any], rounding: str) -> Plans:
-    """Of the leaves of each kind, where the caller is a graph that makes the gradients.
+def _plans(variables: State, grads: Sequence[Gradient], rounding: str) -> Plans:
+    """Of the dense leaves of each kind, where the caller is a graph that makes the gradients.
 
     The compiled function sees gradients as arguments, which have no order.
     """
@@ -148,7 +152,9 @@ def _plans(variables: State, grads: Sequence[Any], rounding: str) -> Plans:
         return ()
     plans = []
     leaves = variables.by_stream()
-    for kind, indices in variables.kinds(rounding).items():
+    for kind, indices in together(variables, has_rows(grads), rounding):
+        if isinstance(grads[indices[0]], Rows):
+            continue
         overwritten = [
             [leaves[name][i].handle for i in indices] for name in kind.streams.overwritten
         ]
@@ -185,7 +191,8 @@ def _compiled_update(
             u_product=product,
         )
         given = _Scalars(kinds, numbers, tensors).put_together()
-        after = fused_step(Update(update_as_planned, sum_squares), before, grads, facts, given)
+        fused = Update(update_as_planned, _update_rows, sum_squares, _summed)
+        after = fused_step(fused, before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):
             written = (value for value in values or () if value is not None)
             for handle, value in zip(group, written, strict=True):
@@ -195,10 +202,7 @@ def _compiled_update(
     return _traced(
         nadam_step,
         [[tf.TensorSpec([], tf.resource) for spec in group if spec is not None] for group in specs],
-        [
-            tf.TensorSpec(shape, dtype)
-            for (shape, _), dtype in zip(of_params, grad_dtypes, strict=True)
-        ],
+        [_spec_of_gradient(*pair) for pair in zip(of_params, grad_dtypes, strict=True)],
         tf.TensorSpec([], product_dtype),
         *_Scalars.specs(kinds),
     )
@@ -206,14 +210,30 @@ def _compiled_update(
 
 @cache
 def _compiled_clipping(
-    _context: Any, grads: tuple[tuple[Any, Any], ...], kinds: StepHyperparameters
+    _context: Any,
+    variables: tuple[Spec, ...],
+    grad_dtypes: tuple[Any, ...],
+    kinds: StepHyperparameters,
 ) -> Any:
+    specs = [_spec_of_gradient(*pair) for pair in zip(variables, grad_dtypes, strict=True)]
+
     @tf.function(jit_compile=True, autograph=False)
     def clipping(grads: list[Any], numbers: Any, tensors: list[Any]) -> list[Any]:
         given = _Scalars(kinds, numbers, tensors).put_together()
-        return clipped_gradients(sum_squares, grads, given)
+        return clipped_gradients(
+            sum_squares, with_each_row_once(_summed, grads, variables), given
+        )
 
-    return _traced(clipping, [tf.TensorSpec(*spec) for spec in grads], *_Scalars.specs(kinds))
+    return _traced(clipping, specs, *_Scalars.specs(kinds))
+
+
+def _update_rows(row: Coefficients, kind: Kind, table: Mapping[str, Any]) -> list[Any]:
+    rows = table["grads"]
+    return update_rows(row, kind, {**table, "indices": rows.indices, "grads": rows.values})
+
+
+def _summed(rows: Rows, height: int, dtype: str) -> Rows:
+    return Rows(*summed(rows.indices, rows.values, height, dtype))
 
 
 def _traced(function: Any, *specs: Any) -> Any:
@@ -222,12 +242,26 @@ def _traced(function: Any, *specs: Any) -> Any:
         return function.get_concrete_function(*specs)
 
 
-def _spec(variable: Any) -> tuple[tuple[int, ...], Any]:
-    """Its shape and dtype."""
-    return tuple(variable.shape), variable.dtype
+def _spec(variable: Any) -> Spec:
+    return Spec(tuple(variable.shape), variable.dtype)
 
 
-def _read(handles: Sequence[Any], specs: Sequence[tuple[tuple[int, ...], Any] | None]) -> list[Any]:
+def _dtypes_of(grad: Gradient) -> Any:
+    """Of a gradient of some rows, those of its two tensors."""
+    return Rows(*(x.dtype for x in grad)) if isinstance(grad, Rows) else grad.dtype
+
+
+def _spec_of_gradient(variable: Spec, dtypes: Any) -> Any:
+    """Of what has these dtypes and is the gradient of such a variable; of any number of rows."""
+    if not isinstance(dtypes, Rows):
+        return tf.TensorSpec(variable.shape, dtypes)
+    return Rows(
+        tf.TensorSpec([None], dtypes.indices),
+        tf.TensorSpec([None, *variable.shape[1:]], dtypes.values),
+    )
+
+
+def _read(handles: Sequence[Any], specs: Sequence[Spec | None]) -> list[Any]:
     """The values of a group of variables; None where there is none."""
     there = iter(handles)
     return [None if spec is None else _read_variable(next(there), *spec) for spec in specs]

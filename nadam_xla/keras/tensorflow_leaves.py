@@ -15,15 +15,17 @@ class Known:
 
     def __init__(self, built: Sequence[Any]) -> None:
         self.built = built
-        self.steps: dict[tuple[int, ...], Step] = {}
+        self.steps: dict[tuple[tuple[int, ...], tuple[bool, ...]], Step] = {}
 
 
 class Step:
     """The variables of a step."""
 
-    def __init__(self, optimizer: Any, trainable_variables: Sequence[Any]) -> None:
+    def __init__(
+        self, optimizer: Any, trainable_variables: Sequence[Any], has_rows: Sequence[bool]
+    ) -> None:
         self.given = list(trainable_variables)  # alive, so that no other has the same id
-        variables = state_of(optimizer, trainable_variables)
+        variables = state_of(optimizer, trainable_variables, has_rows)
         self.repeats = len(set(map(id, variables.momentums))) < len(variables.momentums)
         self.variables = variables.map(tensorflow_variable)
         self.devices = _devices(optimizer._distribution_strategy, self.variables)
@@ -41,16 +43,24 @@ class Step:
 _known: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
-def step_of(optimizer: Any, trainable_variables: Sequence[Any]) -> Step:
-    """The step that this optimizer makes of these variables, with the variables that it has now."""
+def step_of(
+    optimizer: Any, trainable_variables: Sequence[Any], has_rows: tuple[bool, ...]
+) -> Step:
+    """The step that this optimizer makes of these variables, with the variables that it has now.
+
+    Args:
+        optimizer: ours.
+        trainable_variables: those that the step updates.
+        has_rows: of which of them it updates some rows alone.
+    """
     built = _built(optimizer)
     known = _known.get(optimizer)
     if known is None or any(a is not b for a, b in zip(known.built, built, strict=True)):
         known = _known[optimizer] = Known(built)
-    ids = tuple(map(id, trainable_variables))
-    if ids not in known.steps:
-        known.steps[ids] = Step(optimizer, trainable_variables)
-    return known.steps[ids]
+    key = tuple(map(id, trainable_variables)), has_rows
+    if key not in known.steps:
+        known.steps[key] = Step(optimizer, trainable_variables, has_rows)
+    return known.steps[key]
 
 
 def tensorflow_variable(variable: Any) -> Any:

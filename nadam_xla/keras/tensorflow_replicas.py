@@ -4,17 +4,23 @@ As in stock Keras, each replica accumulates, unscales and clips its own gradient
 over all replicas updates the variables: here by a fused step of each replica on its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from nadam_xla.keras.optimizer_state import LeafFacts, State, facts_of
+from nadam_xla.keras.row_gradients import Gradient
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
-from nadam_xla.keras.tensorflow_compiled import Leaves, clipped, dense, update
+from nadam_xla.keras.tensorflow_compiled import Leaves, clipped, update
+from nadam_xla.keras.tensorflow_gradients import dense, slices, with_rows
 
 STRATEGIES = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 """Those whose variables have a component for each replica."""
+
+
+Taken = Callable[[Sequence[Any], Sequence[Any]], list[Gradient]]
+"""What a step takes of gradients of these variables."""
 
 
 def step(
@@ -43,12 +49,13 @@ def step(
     first = [strategy.experimental_local_results(v)[0] for v in variables.params]
     facts = facts_of(optimizer, trainable_variables, first)
     in_run = tf.distribute.has_strategy()
+    taken = with_rows if optimizer.sparse == "lazy" else dense
 
     def update_all(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if in_run:
             pairs = list(zip(grads, variables.params, strict=True))
             grads = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
-        _update_replicas(strategy, variables, grads, facts, given)
+        _update_replicas(strategy, variables, grads, facts, given, taken)
 
     def update_if_due(strategy: Any, grads: Sequence[Any], given: StepHyperparameters) -> None:
         if given.is_update_step is None:
@@ -58,7 +65,7 @@ def step(
         is_due, *_ = strategy.experimental_local_results(given.is_update_step)
         tf.cond(is_due, lambda: update_all(strategy, grads, given), lambda: None)
 
-    arguments = _own_gradients(variables, grads, given)
+    arguments = _own_gradients(variables, grads, given, taken)
     if in_run:
         context.merge_call(update_if_due, args=arguments)
         return
@@ -67,7 +74,7 @@ def step(
 
 
 def _own_gradients(
-    variables: State, grads: Sequence[Any], given: StepHyperparameters
+    variables: State, grads: Sequence[Any], given: StepHyperparameters, taken: Taken
 ) -> tuple[list[Any], StepHyperparameters]:
     """What the replica hands to the reduction, and the hyperparameters of the step on the sums."""
     accumulators = variables.accumulated_gradients
@@ -75,7 +82,7 @@ def _own_gradients(
         # Slices of a sparse gradient stay slices. The identity makes a tensor of its own for each
         # replica: where all give the same tensor, TensorFlow takes it once and makes no sum.
         return [tf.identity(grad) for grad in grads], given
-    own = dense(grads, variables.params)
+    own = taken(grads, variables.params)
     if accumulators is not None:
         for accumulator, grad in zip(accumulators, own, strict=True):
             accumulator.assign_add(tf.cast(grad, accumulator.dtype))
@@ -83,9 +90,12 @@ def _own_gradients(
     if not given.clips:
         return own, given
     if accumulators is None:
-        own = clipped(own, given)
+        own = clipped(own, variables.params, given)
     else:
-        own = tf.cond(given.is_update_step, lambda: clipped(own, given), lambda: own)
+        own = tf.cond(
+            given.is_update_step, lambda: clipped(own, variables.params, given), lambda: own
+        )
+    own = [slices(grad, v) for grad, v in zip(own, variables.params, strict=True)]
     return own, given.after_clipping()
 
 
@@ -95,12 +105,13 @@ def _update_replicas(
     sums: Sequence[Any],
     facts: LeafFacts,
     given: StepHyperparameters,
+    taken: Taken,
 ) -> None:
     for own, own_sums, own_given in strategy.experimental_local_results((variables, sums, given)):
         leaves = Leaves(own._replace(accumulated_gradients=None))
         update(
             leaves,
-            dense(own_sums, own.params),
+            taken(own_sums, own.params),
             facts,
             own_given._replace(is_update_step=None),
         )

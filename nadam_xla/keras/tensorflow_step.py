@@ -11,7 +11,8 @@ from nadam_xla.keras.leaf_checks import check_leaves
 from nadam_xla.keras.optimizer_state import facts_of
 from nadam_xla.keras.reason import Reason
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
-from nadam_xla.keras.tensorflow_compiled import dense, update
+from nadam_xla.keras.tensorflow_compiled import update
+from nadam_xla.keras.tensorflow_gradients import dense, with_rows
 from nadam_xla.keras.tensorflow_leaves import Step, step_of
 from nadam_xla.platforms import CPU, CUDA, NAMES
 from nadam_xla.tensorflow import runtime
@@ -42,9 +43,14 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None
     if not trainable_variables:
         return None
     has_replicas = isinstance(strategy, tensorflow_replicas.STRATEGIES)
-    known = step_of(optimizer, trainable_variables)
+    known = step_of(optimizer, trainable_variables, (False,) * len(trainable_variables))
     reason = _why_not_these(optimizer.name, known, has_replicas)
     return None if reason is None else Reason(reason)
+
+
+def is_sparse(grad: Any) -> bool:
+    """Whether a gradient has some rows of its variable alone."""
+    return isinstance(grad, tf.IndexedSlices)
 
 
 def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
@@ -67,13 +73,14 @@ def step(
     """Updates the variables in place, in a compiled function whatever the caller is."""
     grads = [_of_known_rank(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
     check_leaves(trainable_variables, grads)
-    known = step_of(optimizer, trainable_variables)
+    is_lazy = optimizer.sparse == "lazy"
+    known = step_of(optimizer, trainable_variables, tuple(is_lazy and is_sparse(g) for g in grads))
     if isinstance(optimizer._distribution_strategy, tensorflow_replicas.STRATEGIES):
         tensorflow_replicas.step(optimizer, known.given, known.variables, grads, given)
         return
-    params = known.variables.params
-    facts = facts_of(optimizer, trainable_variables, params)
-    update(known.leaves, dense(grads, params), facts, given)
+    facts = facts_of(optimizer, trainable_variables, known.variables.params)
+    taken = (with_rows if is_lazy else dense)(grads, trainable_variables)
+    update(known.leaves, taken, facts, given)
 
 
 def _of_known_rank(grad: Any, variable: Any) -> Any:

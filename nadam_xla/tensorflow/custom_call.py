@@ -8,10 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from nadam_xla.platforms import NAMES
-from nadam_xla.tensorflow import runtime
+from nadam_xla.tensorflow import module_text, runtime
+from nadam_xla.tensorflow.module_text import Tensor
 
-Shape = tuple[int, ...]
-Result = tuple[Shape, str]  # the shape, the dtype
 Gradient = Callable[..., list[Any]]
 
 # The version of the XlaCallModule op's protocol that knows typed custom calls and platforms.
@@ -19,21 +18,11 @@ _CALL_MODULE_VERSION = 9
 
 _gradients: dict[str, Gradient] = {}
 
-_ELEMENTS = {
-    "bfloat16": "bf16",
-    "float16": "f16",
-    "float32": "f32",
-    "float64": "f64",
-    "int8": "i8",
-    "uint8": "ui8",
-    "uint16": "ui16",
-}
-
 
 def custom_call(
     target: str,
     operands: Sequence[Any],
-    results: Sequence[Result],
+    results: Sequence[Tensor],
     *,
     aliases: Mapping[int, int] | None = None,
     attributes: Mapping[str, bool | int] | None = None,
@@ -42,20 +31,31 @@ def custom_call(
 
     Args:
         target: under which the handler is registered with TensorFlow's XLA.
-        operands: tensors of static shape, and of a dtype that is floating, or that of codes or of
-            master weights.
+        operands: tensors of static shape, or of known rank where the results' shapes do not depend
+            on it; of a dtype that is floating, or that of codes or of master weights.
         results: the shape and the dtype of each.
         aliases: for each operand whose memory a result may take, that result.
         attributes: the handler's.
     """
     module = _module(
         target,
-        tuple((tuple(x.shape.as_list()), x.dtype.name) for x in operands),
+        tuple(map(tensor_of, operands)),
         tuple(results),
         tuple((aliases or {}).items()),
         tuple((attributes or {}).items()),
-        takes_platform=len(runtime.PLATFORMS) > 1,
+        on_several=takes_platform(),
     )
+    return call_module(module, operands, results)
+
+
+def call_module(module: str, operands: Sequence[Any], results: Sequence[Tensor]) -> list[Any]:
+    """The results of a module, which holds calls of our targets.
+
+    Args:
+        module: its text.
+        operands: tensors.
+        results: the shape and the dtype of each.
+    """
     return list(
         runtime.call_module(
             operands,
@@ -66,6 +66,16 @@ def custom_call(
             platforms=[NAMES[platform].tensorflow_xla for platform in runtime.PLATFORMS],
         )
     )
+
+
+def takes_platform() -> bool:
+    """Whether a module is told by its first argument which of ``runtime.PLATFORMS`` it is on."""
+    return len(runtime.PLATFORMS) > 1
+
+
+def tensor_of(x: Any) -> Tensor:
+    """What a module's text says of a tensor, whose rank is known."""
+    return tuple(x.shape.as_list()), x.dtype.name
 
 
 def differentiate(target: str, gradient: Gradient) -> None:
@@ -94,54 +104,21 @@ with suppress(KeyError):  # another package has one
 @lru_cache(maxsize=1024)
 def _module(
     target: str,
-    operands: tuple[Result, ...],
-    results: tuple[Result, ...],
+    operands: tuple[Tensor, ...],
+    results: tuple[Tensor, ...],
     aliases: tuple[tuple[int, int], ...],
     attributes: tuple[tuple[str, bool | int], ...],
     *,
-    takes_platform: bool,
+    on_several: bool,
 ) -> str:
-    """The module's text. One for several platforms is told by its first argument which it is on."""
-
-    def tensor_type(shape: Shape, dtype: str) -> str:
-        return "tensor<" + "".join(f"{size}x" for size in shape) + _ELEMENTS[dtype] + ">"
-
-    # Without layouts XLA hands over each operand as it lies: on a GPU the gradients of convolutions
-    # and of transposed products are not row by row.
-    def row_by_row(shapes: Sequence[Result]) -> str:
-        orders = (list(reversed(range(len(shape)))) for shape, _ in shapes)
-        return ", ".join(f"dense<{order or ''}> : tensor<{len(order)}xindex>" for order in orders)
-
-    config = ", ".join(
-        f"{name} = {str(value).lower()}" + ("" if isinstance(value, bool) else " : i64")
-        for name, value in attributes
+    named = {f"%arg{i}": operand for i, operand in enumerate(operands)}
+    call = module_text.custom_call(
+        "%new", target, named, results, aliases=dict(aliases), attributes=dict(attributes)
     )
-    operand_types = [tensor_type(*operand) for operand in operands]
-    types = ", ".join(tensor_type(*result) for result in results)
-    operand_aliases = ", ".join(
-        "#stablehlo.output_operand_alias<"
-        f"output_tuple_indices = [{result if len(results) > 1 else ''}],"
-        f" operand_index = {operand}, operand_tuple_indices = []>"
-        for operand, result in aliases
+    return module_text.module(
+        named,
+        results,
+        call,
+        module_text.values_of("%new", len(results)),
+        platform="%platform" if on_several else None,
     )
-    names = [f"%arg{i}" for i in range(len(operands))]
-    parameters = [f"{name}: {type_}" for name, type_ in zip(names, operand_types, strict=True)]
-    if takes_platform:
-        parameters.insert(0, "%platform: tensor<i32>")
-    single = len(results) == 1
-    returned = "%new" if single else ", ".join(f"%new#{i}" for i in range(len(results)))
-    bound = "%new" if single else f"%new:{len(results)}"
-    return f"""
-module @nadam_xla {{
-  func.func public @main({", ".join(parameters)}) -> ({types}) {{
-    {bound} = stablehlo.custom_call @{target}({", ".join(names)}) {{
-      api_version = 4 : i32,
-      backend_config = {{{config}}},
-      operand_layouts = [{row_by_row(operands)}],
-      result_layouts = [{row_by_row(results)}],
-      output_operand_aliases = [{operand_aliases}]
-    }} : ({", ".join(operand_types)}) -> ({types})
-    return {returned} : {types}
-  }}
-}}
-"""

@@ -10,7 +10,7 @@ from nadam_xla.calls import full_calls
 from nadam_xla.platforms import CUDA
 from nadam_xla.tensorflow import runtime
 from nadam_xla.tensorflow.custom_call import custom_call, differentiate
-from nadam_xla.tensorflow.update import as_stored, check_leaves
+from nadam_xla.tensorflow.update import as_stored, check_floating
 from nadam_xla.workspace import workspace_bytes
 
 
@@ -20,8 +20,8 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     They do not depend on the number of threads, and are summed in float64 before they are rounded.
 
     Args:
-        tensors: floating-point tensors of static shape; bfloat16 and float16 are read
-            as they are, and what is narrower still is widened.
+        tensors: floating-point tensors of known rank; bfloat16 and float16 are read as they are,
+            and what is narrower still is widened.
 
     Returns:
         A scalar for each tensor, float64 for float64 tensors and float32 for all others.
@@ -29,11 +29,14 @@ def sum_squares(tensors: Sequence[Any]) -> list[Any]:
     Raises:
         NotImplementedError: this TensorFlow's XLA cannot be reached.
         TypeError: a tensor is not of a floating dtype.
-        ValueError: a shape is unknown.
+        ValueError: a rank is unknown.
     """
     runtime.check_available()
     tensors = [tf.convert_to_tensor(x) for x in tensors]
-    check_leaves("tensors", tensors)
+    check_floating("tensors", tensors)
+    for i, x in enumerate(tensors):
+        if x.shape.rank is None:
+            raise ValueError(f"tensors[{i}] has an unknown shape; its rank must be known")
     results: list[Any] = [None] * len(tensors)
     for dtype, indices in full_calls([x.dtype.name for x in tensors], runtime.CALLS_ARE_FOR):
         leaves = [as_stored(tensors[i]) for i in indices]

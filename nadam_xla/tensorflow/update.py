@@ -83,7 +83,7 @@ def nadam_update(
         overwritten = [chosen[name] for name in kind.streams.overwritten]
         planned = planned_calls(chosen["grads"], overwritten)
         with runtime.not_instrumented():
-            rows = _of_tensors(coefficients, kind.dtype, indices, len(params))
+            rows = row_of_tensors(coefficients, kind.dtype, indices, len(params))
         updated = update_leaves(rows, kind, chosen, planned=planned)
         for i, new in zip(indices, zip(*updated, strict=True), strict=True):
             results[i] = new if kind.streams.has_master else (*new, None)
@@ -127,11 +127,11 @@ def update_leaves(
         chosen = {name: [leaves[name][i] for i in indices] for name in streams.operands}
         waits_for = [] if awaited is None else [leaves["grads"][awaited]]
         with runtime.not_instrumented():  # infinities in the table are meant
-            table = _table(_of_tensors(coefficients, kind.dtype, indices, n))
+            table = table_of(row_of_tensors(coefficients, kind.dtype, indices, n))
         updated = _call(table, kind, chosen, waits_for)
         for i, new in zip(indices, zip(*updated, strict=True), strict=True):
             stored = (leaves[name][i].dtype for name in streams.overwritten)
-            results[i] = [_cast(*pair) for pair in zip(new, stored, strict=True)]
+            results[i] = [cast(*pair) for pair in zip(new, stored, strict=True)]
     return [[result[i] for result in results] for i in range(len(streams.overwritten))]
 
 
@@ -162,11 +162,17 @@ def _check(tensors: dict[str, list[Any]]) -> None:
 
 def check_leaves(name: str, tensors: Tensors) -> None:
     """Raises ``TypeError`` for a dtype that is not floating, ``ValueError`` for an open shape."""
+    check_floating(name, tensors)
+    for i, x in enumerate(tensors):
+        if not x.shape.is_fully_defined():
+            raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
+
+
+def check_floating(name: str, tensors: Tensors) -> None:
+    """Raises ``TypeError`` for a dtype that is not floating."""
     for i, x in enumerate(tensors):
         if not x.dtype.is_floating:
             raise TypeError(f"{name}[{i}] has the dtype {x.dtype.name}; it must be floating")
-        if not x.shape.is_fully_defined():
-            raise ValueError(f"{name}[{i}] has the shape {x.shape}; it must be static")
 
 
 def _check_own_leaf(coefficients: Coefficients, tensors: int) -> None:
@@ -201,11 +207,12 @@ def as_stored(x: Any) -> Any:
     return x if is_known else tf.cast(x, compute_dtype(x.dtype.name))
 
 
-def _cast(x: Any, dtype: Any) -> Any:
+def cast(x: Any, dtype: Any) -> Any:
+    """The tensor in this dtype; itself where it has it."""
     return x if x.dtype == dtype else tf.cast(x, dtype)
 
 
-def _of_tensors(
+def row_of_tensors(
     coefficients: Coefficients, dtype: str, indices: Sequence[int], tensors: int
 ) -> Coefficients:
     """The coefficients of some of the tensors: of a vector their entries, a scalar as it is."""
@@ -221,7 +228,7 @@ def _of_tensors(
     return Coefficients(**chosen)
 
 
-def _table(coefficients: Coefficients) -> Any:
+def table_of(coefficients: Coefficients) -> Any:
     """The call's table, [1, 1 or the number of leaves, K]."""
     lengths = [column.shape[0] for column in coefficients if column.shape.rank]
     if not lengths:
@@ -230,11 +237,12 @@ def _table(coefficients: Coefficients) -> Any:
     return tf.stack(rows, axis=-1)[tf.newaxis]
 
 
-def _no_gradient(*_: Any) -> list[Any]:
+def no_gradient(*_: Any) -> list[Any]:
+    """For tapes that are asked for the gradient of an update."""
     raise NotImplementedError(
         "nadam_xla's update has no gradient in TensorFlow. Where none is meant, end the tape before"
         " it or put tf.stop_gradient around its results; nadam_xla.jax differentiates the step"
     )
 
 
-differentiate(targets.UPDATE, _no_gradient)
+differentiate(targets.UPDATE, no_gradient)

@@ -376,7 +376,7 @@ def test_a_replica_that_only_accumulates_sends_and_computes_nothing(
 @pytest.mark.filterwarnings("ignore:device_name is being deprecated")  # no platform has a number
 def test_each_replica_is_updated_in_place(mirrored: tf.distribute.Strategy) -> None:
     optimizer, variables, _ = step_of(mirrored, weight_decay=0.1)
-    state = state_of(optimizer, variables).map(tensorflow_variable)
+    state = state_of(optimizer, variables, [False] * len(variables)).map(tensorflow_variable)
     given = hyperparameters_of(optimizer, tf.convert_to_tensor)
 
     def step_on(leaves: Leaves) -> Any:
