@@ -43,7 +43,8 @@ def _aval(like: Any, type_: Any) -> Any:
 
 
 def _updates_rows(operation: Any) -> bool:
-    return operation.name == _CUSTOM_CALL and targets.UPDATE_ROWS in _names(operation)
+    is_call = operation.name == _CUSTOM_CALL and len(operation.operands) > _PLACE
+    return is_call and targets.UPDATE_ROWS in _names(operation)
 
 
 def _names(operation: Any) -> Iterator[str]:

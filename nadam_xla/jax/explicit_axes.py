@@ -129,6 +129,27 @@ def fold_batches(
     return [folded(x) for x in alike], unfold
 
 
+def by_partitioner(
+    function: Callable[..., Sequence[jax.Array]],
+    arrays: Sequence[jax.Array],
+    wanted: Sequence[Entries],
+) -> list[jax.Array]:
+    """The results of a function in which the partitioner shards all arrays as it likes.
+
+    JAX has no rule of its own for explicit axes in what takes rows out of arrays and puts them in.
+
+    Args:
+        function: of the arrays.
+        arrays: its arguments.
+        wanted: the entries of its results.
+    """
+    mesh = _explicit_mesh(arrays)
+    if mesh is None:
+        return list(function(*arrays))
+    shardings = [NamedSharding(mesh, spec(*entries)) for entries in wanted]
+    return list(jax.sharding.auto_axes(function, out_sharding=shardings)(*arrays))
+
+
 def _reshaped(x: jax.Array, shape: tuple[int, ...], entries: Entries) -> jax.Array:
     mesh = _explicit_mesh([x])
     if mesh is None:

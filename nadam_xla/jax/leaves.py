@@ -1,6 +1,6 @@
 """The leaves of an update: the arrays that each consists of, and which are updated together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax

@@ -131,9 +131,10 @@ def _last_name(names: Mapping[Var, Atom], atom: Atom) -> Atom:
 
 
 _ONLY_LOOKUPS = (
-    "value_and_row_grad takes tables whose rows are looked up by integer arrays, as in table[ids] or"
-    " jnp.take(table, ids, axis=0), and that are used for nothing else, outside of loops, branches"
-    " and checkpoints. Leave it out of the tables, and its gradient is dense"
+    "value_and_row_grad takes tables of which a program does nothing but look rows up by integer"
+    " arrays, as in table[ids] or jnp.take(table, ids, axis=0), outside of loops, branches and"
+    " checkpoints (an embedding that is the output layer, too, has a dense gradient: leave it out"
+    " of the tables)"
 )
 
 
@@ -165,5 +166,8 @@ def _program_of(lookup: Lookup, table: Any) -> Jaxpr:
         rows = gather_p.bind(table, indices, **lookup.gather)
         return with_tangent_of(rows.astype(lookup.rows.dtype), probe)
 
-    arguments = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, lookup.indices, lookup.rows))
-    return jax.make_jaxpr(look_up)(*arguments).jaxpr
+    arguments = (
+        jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, lookup.indices, lookup.rows)
+    )
+    program: Jaxpr = jax.make_jaxpr(look_up)(*arguments).jaxpr
+    return program

@@ -58,9 +58,7 @@ def _lower(ctx: Any, *operands: Any, streams: Streams) -> Any:
         return _lower_to_choice(ctx, *operands, streams=streams)
     batch = ctx.avals_in[0].shape[0]
     names_axes = batch != 1 or streams.is_drawn
-    if not all(with_kernel) or (
-        partitioned and not can_partition_call(ctx, names_axes=names_axes)
-    ):
+    if not all(with_kernel) or (partitioned and not can_partition_call(ctx, names_axes=names_axes)):
         return _lower_row_to_stablehlo(ctx, *operands, streams=streams)
     lower = lower_partitioned if partitioned else lower_call
     whole = Call(streams, overwritable(ctx, operands, streams), first_row=0)

@@ -437,28 +437,12 @@ def _transformation(hyperparameters: Hyperparameters) -> NadamTransformation:
         grad_scale: ArrayLike,
         returns: Literal["params", "change"],
     ) -> tuple[PyTree, NadamState]:
-        check_state(
-            state,
-            product=carries_product,
-            mu_dtype=mu_dtype,
-            nu_dtype=nu_dtype,
-            master=master,
-            averages=averages,
-        )
-        mu, nu = as_numbers(state.mu), as_numbers(state.nu)
-        params, grads = given.get("params"), with_row_gradients(given["grads"])
-        arrays = {**given, "grads": with_tables(grads, mu)}
-        check_alike({**arrays, "state.mu": mu, "state.nu": nu})
-        check_complex(mu, nu, arrays)
-        like = arrays["grads"] if params is None else params
-        check_blockwise("mu", state.mu, like)
-        check_blockwise("nu", state.nu, like)
+        grads = with_row_gradients(given["grads"])
+        mu = as_numbers(getattr(state, "mu", None))
+        _check(hyperparameters, {**given, "grads": with_tables(grads, mu)}, state)
+        params = given.get("params")
         of_params = {} if params is None else {"params": params}
         check_rows(grads, {**of_params, "state.mu": state.mu, "state.nu": state.nu})
-        if master is not None:
-            check_masters("state.master", state.master, params, master)
-        if averages:
-            check_average("state.average", state.average, params)
         row, product = hyperparameters.row(state.count, state.momentum_product)
         row = processed(row, grads, mu, state.count, grad_scale)
         if hyperparameters.is_drawn:
@@ -530,6 +514,36 @@ def with_apply(
     """The transformation of these three functions; ``update`` is nobody else's."""
     update.apply = apply  # type: ignore[attr-defined]  # where NadamTransformation looks for it
     return NadamTransformation(init, update)
+
+
+def _check(hyperparameters: Hyperparameters, given: Mapping[str, PyTree], state: Any) -> None:
+    """Checks that the optimizer can go on with this state, these gradients and parameters.
+
+    Args:
+        hyperparameters: of the optimizer.
+        given: the gradients, and the parameters where they are needed, as trees of arrays.
+        state: what is given as its state.
+    """
+    master, averages = hyperparameters.master, hyperparameters.average_decay is not None
+    check_state(
+        state,
+        product=hyperparameters.carries_product,
+        mu_dtype=hyperparameters.mu_dtype,
+        nu_dtype=hyperparameters.nu_dtype,
+        master=master,
+        averages=averages,
+    )
+    mu, nu = as_numbers(state.mu), as_numbers(state.nu)
+    check_alike({**given, "state.mu": mu, "state.nu": nu})
+    check_complex(mu, nu, given)
+    params = given.get("params")
+    like = given["grads"] if params is None else params
+    check_blockwise("mu", state.mu, like)
+    check_blockwise("nu", state.nu, like)
+    if master is not None:
+        check_masters("state.master", state.master, params, master)
+    if averages:
+        check_average("state.average", state.average, params)
 
 
 def _in_dtype_of(change: jax.Array | RowGradient, param: Any) -> jax.Array | RowGradient:

@@ -69,7 +69,8 @@ def random_bits_of_rows(key: RandomKey, rows: jax.Array, columns: int, draw: int
     blocks = row * whole + row // elements * rest + column // elements + places // elements
     of_places = random_words(key, _PLACES, draw)[places % elements // 2]
     of_blocks = _words_at(key, blocks, draw + _OF_BLOCKS)
-    return _mixed(of_places ^ of_blocks) >> 16 * (places % 2) & 0xFFFF
+    numbers: jax.Array = _mixed(of_places ^ of_blocks) >> 16 * (places % 2) & 0xFFFF
+    return numbers
 
 
 def random_words(key: RandomKey, length: int, draw: int) -> jax.Array:

@@ -64,7 +64,9 @@ def value_and_row_grad(
         treedef: Any
         leaves, treedef = jax.tree.flatten(params)
         chosen = booleans("tables", tables, params)
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        paths = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        ]
         names = {i: f"params{path}" for i, path in enumerate(paths) if bool(chosen[i])}
         check_real("params", [leaves[i] for i in names])
         traced = trace(fun, (params, *args), kwargs)

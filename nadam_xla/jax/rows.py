@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -9,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 
 from nadam_xla.calls import compute_dtype
+from nadam_xla.jax.explicit_axes import by_partitioner, entries_of
 
 PyTree: TypeAlias = Any
 
@@ -95,6 +97,12 @@ def summed(rows: RowGradient, height: int, dtype: Any) -> RowGradient:
     indices, values = rows.indices, rows.values
     if not indices.shape[0]:
         return RowGradient(indices, values.astype(dtype))
+    wanted = [(None,), (None, *entries_of(jax.typeof(values))[1:])]
+    once = by_partitioner(partial(_summed, height, dtype), [indices, values], wanted)
+    return RowGradient(*once)
+
+
+def _summed(height: int, dtype: Any, indices: jax.Array, values: jax.Array) -> list[jax.Array]:
     keys = jnp.where(is_inside(indices, height), indices, height)
     order = jnp.argsort(keys, stable=True)
     keys = keys[order]
@@ -105,7 +113,7 @@ def summed(rows: RowGradient, height: int, dtype: Any) -> RowGradient:
     places = jnp.cumsum(begins, dtype=jnp.int32)
     sums = jnp.zeros_like(in_order).at[places].add(in_order, indices_are_sorted=True)
     once = jnp.full_like(keys, height).at[places].min(keys, indices_are_sorted=True)
-    return RowGradient(once, sums)
+    return [once, sums]
 
 
 def with_summed_rows(grads: PyTree, tables: PyTree) -> PyTree:
@@ -139,8 +147,12 @@ def rows_of(table: jax.Array, indices: jax.Array) -> jax.Array:
     """
     if not table.shape[0]:  # of which JAX takes no rows at all
         return jnp.zeros((*indices.shape, *table.shape[1:]), table.dtype)
-    given: jax.Array = table.at[indices].get(mode="fill", fill_value=0, indices_are_sorted=True)
-    return given
+
+    def taken(table: jax.Array, indices: jax.Array) -> list[jax.Array]:
+        return [table.at[indices].get(mode="fill", fill_value=0, indices_are_sorted=True)]
+
+    wanted = (None, *entries_of(jax.typeof(table))[1:])
+    return by_partitioner(taken, [table, indices], [wanted])[0]
 
 
 def with_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
@@ -153,4 +165,9 @@ def with_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Arra
     """
     if not table.shape[0]:
         return table
-    return table.at[indices].set(rows, mode="drop", indices_are_sorted=True)
+
+    def put(table: jax.Array, indices: jax.Array, rows: jax.Array) -> list[jax.Array]:
+        return [table.at[indices].set(rows, mode="drop", indices_are_sorted=True)]
+
+    wanted = entries_of(jax.typeof(table))
+    return by_partitioner(put, [table, indices, rows], [wanted])[0]

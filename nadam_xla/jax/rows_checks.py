@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr
 
 from nadam_xla.jax.blockwise import is_blockwise
 from nadam_xla.jax.checks import PyTree, describe
 from nadam_xla.jax.dtypes import is_complex
-from nadam_xla.jax.explicit_axes import has_explicit_axes
 from nadam_xla.jax.rows import RowGradient, is_bcoo, is_sparse
 from nadam_xla.jax.rows_primitive import INDEX_DTYPES
 from nadam_xla.storage import BLOCKWISE
@@ -63,8 +63,7 @@ def check_rows(grads: PyTree, tables: Mapping[str, PyTree]) -> None:
     Raises:
         ValueError: the shapes do not fit.
         TypeError: the indices are not int32 or int64, or cannot count the rows; the values are not
-            of a floating dtype; the table is complex, a moment of it in codes of eight bits, or it
-            is on explicit axes of a mesh.
+            of a floating dtype; or the table is complex, or a moment of it in codes of eight bits.
     """
     leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_sparse)
     groups = [jax.tree.leaves(tree, is_leaf=is_blockwise) for tree in tables.values()]
@@ -84,11 +83,6 @@ def _check_table(name: str, table: Any) -> None:
         )
     if is_complex(table):
         raise TypeError(f"{name} is {describe(table)}; a RowGradient is one of real parameters")
-    if has_explicit_axes(jax.typeof(table)):
-        raise TypeError(
-            f"{name} is {jax.typeof(table).str_short(mesh_axis_types=True)}, on a mesh with"
-            " explicit axes; a RowGradient needs axes of AxisType.Auto, or shard_map"
-        )
 
 
 def check_rows_of(name: str, rows: RowGradient, table_name: str, table: Any) -> None:
@@ -132,7 +126,7 @@ def check_rows_of(name: str, rows: RowGradient, table_name: str, table: Any) -> 
             f"{name}.values has the shape {values.shape}; it must be {wanted}: a row of"
             f" {table_name}, which is {describe(table)}, for each index"
         )
-    if shape[0] > jnp.iinfo(indices.dtype).max:
+    if shape[0] > np.iinfo(indices.dtype).max:
         raise TypeError(
             f"{name}.indices is {describe(indices)}, which cannot count the {shape[0]} rows of"
             f" {table_name}; it must be int64"

@@ -72,7 +72,7 @@ def _partition(
 def _sharding_rule(
     streams: Streams, mesh: Any, operands: Sequence[Any], results: Sequence[Any]
 ) -> SdyShardingRule:
-    """Each dimension of the table is one factor, in all tables, and the columns in the gradients."""
+    """Each dimension of the table is one factor, in all tables; a column also in the gradients."""
     del mesh, results
     coefficients, _, like, *_ = operands
     has_batch = coefficients.shape[0] != 1

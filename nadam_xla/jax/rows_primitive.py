@@ -19,7 +19,7 @@ from jax.extend.core import Primitive
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.jax.defining import define
-from nadam_xla.jax.explicit_axes import fold_batches, has_explicit_axes
+from nadam_xla.jax.explicit_axes import entries_of, fold_batches, reshard, shard_alike
 from nadam_xla.jax.manual_axes import vary_alike
 from nadam_xla.jax.primitive import batched_at, reference_rule
 from nadam_xla.jax.random_bits import random_bits_of_rows
@@ -43,7 +43,25 @@ def bind_rows(
     """
     first, *states = tables
     leaves = vary_alike([rows.indices, first, rows.values, *states], coefficients)
-    results: list[jax.Array] = nadam_update_rows_p.bind(coefficients, *leaves, streams=streams)
+    return _bind([coefficients, *leaves], streams)
+
+
+def _bind(operands: Sequence[jax.Array], streams: Streams) -> list[jax.Array]:
+    """The primitive on operands that explicit axes of the mesh shard alike.
+
+    The tables are, as stock's arithmetic would have them; the gradients have their columns, and all
+    else is whole, but for a batch.
+    """
+    coefficients, indices, first, grads, *states = operands
+    batch = indices.ndim - 1
+    tables = shard_alike([first, *states])
+    entries = entries_of(jax.typeof(tables[0]))
+    lead, columns = entries[:batch], entries[batch + 1 :]
+    wanted = [(*(lead or (None,)), None, None), (*lead, None), (*lead, None, *columns)]
+    coefficients, indices, grads = reshard([coefficients, indices, grads], wanted)
+    results: list[jax.Array] = nadam_update_rows_p.bind(
+        coefficients, indices, tables[0], grads, *tables[1:], streams=streams
+    )
     return results
 
 
@@ -144,11 +162,6 @@ def _abstract_eval(coefficients: Any, indices: Any, *leaves: Any, streams: Strea
                 f"nadam_update_rows got {leaf.str_short()} as {name}; it must be of the shape"
                 f" {shape}, with an axis of rows, and of a floating dtype"
             )
-    if any(map(has_explicit_axes, (indices, *leaves))):
-        raise TypeError(
-            f"nadam_update_rows got {like.str_short()} on explicit axes of a mesh; make the axes"
-            " AxisType.Auto"
-        )
     return [given[name].update(weak_type=False) for name in streams.overwritten]
 
 
@@ -161,15 +174,14 @@ def _batch(
     """One call whatever is batched: every entry has its own tables, and its own row."""
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
     moved = [batched_at(0, x, axis, size) for x, axis in zip(operands, axes, strict=True)]
-    apply = partial(nadam_update_rows_p.bind, streams=streams)
     coefficients, *others = moved
     if coefficients.shape[1] != 1:
         folded, unfold = fold_batches(moved)
-        return [unfold(x) for x in apply(*folded)], [0] * len(streams.overwritten)
+        return [unfold(x) for x in _bind(folded, streams)], [0] * len(streams.overwritten)
     if size == 1:  # which is no batch to the primitive
-        results = apply(*(x[0] for x in moved))
+        results = _bind([x[0] for x in moved], streams)
         return [x[None] for x in results], [0] * len(results)
-    results = apply(coefficients[:, 0], *others)
+    results = _bind([coefficients[:, 0], *others], streams)
     return results, [0] * len(results)
 
 

@@ -195,9 +195,7 @@ class TestShardMap:
         expected = jax.jit(apply)(params, state, rows())
         layouts = P("data"), state._replace(count=P(), mu=P("data"), nu=P("data"))
         sharded = jax.jit(
-            jax.shard_map(
-                step, mesh=mesh(data=8), in_specs=(*layouts, P()), out_specs=layouts
-            )
+            jax.shard_map(step, mesh=mesh(data=8), in_specs=(*layouts, P()), out_specs=layouts)
         )
         text = sharded.lower(params, state, rows()).compile().as_text()
         assert text.count(CALL) == 1
@@ -217,9 +215,37 @@ class TestShardMap:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), results, expected)
 
 
-def test_explicit_axes_are_refused_by_name() -> None:
-    with jax.set_mesh(mesh(AxisType.Explicit, data=8)):
-        params = jax.device_put(table(), P("data"))
-        state = jax.jit(TX.init)(params)
-        with pytest.raises(TypeError, match=r"params is .* on a mesh with explicit axes"):
-            apply(params, state, rows())
+class TestExplicitAxes:
+    """The types of the results are those of the tables."""
+
+    @pytest.mark.parametrize("spec", [P("data", None), P("model", "data")], ids=str)
+    def test_types_values_and_collectives(self, spec: P) -> None:
+        params = table()
+        expected = jax.jit(apply)(params, TX.init(params), rows())
+
+        def update(params: Any, state: Any, grads: Any) -> Any:
+            updates, state = TX.update(grads, state, params)
+            return apply_updates(params, updates), state
+
+        with jax.set_mesh(mesh(AxisType.Explicit)):
+            params = jax.device_put(params, spec)
+            state = jax.jit(TX.init)(params)
+            grads = jax.device_put(rows(), P())
+            text = jax.jit(apply, donate_argnums=(0, 1)).lower(params, state, grads).compile()
+            assert text.as_text().count(CALL) == 1
+            assert not collectives(text.as_text())
+            for step in (apply, update):
+                new, after = jax.jit(step)(params, state, grads)
+                assert jax.typeof(new).sharding.spec == jax.typeof(after.nu).sharding.spec == spec
+                jax.tree.map(
+                    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), (new, after), expected
+                )
+
+    def test_gradients_that_are_cut_are_made_whole(self) -> None:
+        params = table()
+        expected = jax.jit(apply)(params, TX.init(params), rows())
+        with jax.set_mesh(mesh(AxisType.Explicit)):
+            params = jax.device_put(params, P(None, "model"))
+            grads = jax.device_put(rows(), P("data"))
+            results = jax.jit(apply)(params, jax.jit(TX.init)(params), grads)
+            jax.tree.map(np.testing.assert_array_equal, results, expected)
