@@ -17,8 +17,9 @@ from nadam_xla.jax.explicit_axes import stack, unsharded
 from nadam_xla.jax.leaves import LeafKind, kind_of, kinds_of, leaf_of, moment_of
 from nadam_xla.jax.masters import check_masters
 from nadam_xla.jax.primitive import bind, reference
-from nadam_xla.jax.rows import is_rows, structure_of, with_tables
+from nadam_xla.jax.rows import RowGradient, is_rows, structure_of, with_tables
 from nadam_xla.jax.rows_checks import check_rows, with_row_gradients
+from nadam_xla.jax.rows_primitive import bind_rows
 from nadam_xla.jax.rows_update import update_table
 from nadam_xla.kinds import Kind
 from nadam_xla.storage import Rounding, check_rounding
@@ -213,6 +214,25 @@ def update_leaves(
     operands = [x for name in kind.streams.operands for x in leaves[name]]
     updated = bind(table, *operands, streams=kind.streams)
     return [updated[i : i + n] for i in range(0, len(updated), n)]
+
+
+def update_rows(
+    row: Coefficients, kind: Kind, rows: RowGradient, tables: Mapping[str, jax.Array]
+) -> list[jax.Array]:
+    """:func:`nadam_update` of one real table that the caller has checked, in some rows.
+
+    Args:
+        row: scalars, or vectors of one entry.
+        kind: of the table; without an average.
+        rows: its gradient.
+        tables: of each of the kind's streams but the gradients.
+
+    Returns:
+        The new table of each stream that is overwritten.
+    """
+    table = _table(row, kind.dtype, [0], 1)
+    others = [tables[name] for name in kind.streams.operands if name != "grads"]
+    return bind_rows(table, rows, others, kind.streams)
 
 
 def _table_of(

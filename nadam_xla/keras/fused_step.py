@@ -86,9 +86,7 @@ def fused_step(
     )
 
 
-def together(
-    state: State, has_rows: Sequence[bool], rounding: str
-) -> list[tuple[Kind, list[int]]]:
+def together(state: State, has_rows: Sequence[bool], rounding: str) -> list[tuple[Kind, list[int]]]:
     """The leaves, by their numbers, that are updated together; a table of some rows is alone.
 
     Args:
@@ -97,5 +95,6 @@ def together(
         rounding: the optimizer's.
     """
     dense = [i for i, rows in enumerate(has_rows) if not rows]
+    # First, so that the calls behind may wait for their gradients.
     tables = ([i] for i, rows in enumerate(has_rows) if rows)
-    return [pair for own in (dense, *tables) for pair in state.kinds(rounding, own).items()]
+    return [pair for own in (*tables, dense) for pair in state.kinds(rounding, own).items()]

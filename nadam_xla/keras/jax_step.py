@@ -1,6 +1,6 @@
 """The fused step on the JAX backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,14 +8,19 @@ import keras
 from jax.sharding import NamedSharding
 from keras import ops
 
-from nadam_xla.jax import sum_squares, update_path
+from nadam_xla.coefficients import Coefficients
+from nadam_xla.jax import RowGradient, sum_squares, update_path
+from nadam_xla.jax import rows as jax_rows
+from nadam_xla.jax.rows_checks import check_rows_of, with_row_gradients
 from nadam_xla.jax.specs import scales_sharding
-from nadam_xla.jax.update import update_leaves
+from nadam_xla.jax.update import update_leaves, update_rows
 from nadam_xla.keras.fused_step import Update, fused_step
 from nadam_xla.keras.leaf_checks import check_leaves
 from nadam_xla.keras.optimizer_state import facts_of, state_of
 from nadam_xla.keras.reason import Reason
+from nadam_xla.keras.row_gradients import Gradient, Rows, has_rows
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
+from nadam_xla.kinds import Kind
 from nadam_xla.native import why_no_kernel
 from nadam_xla.platforms import platform_of_jax_backend
 from nadam_xla.update_path import UpdatePath
@@ -45,6 +50,11 @@ def why_not(optimizer: Any, trainable_variables: Sequence[Any]) -> Reason | None
     return None
 
 
+def is_sparse(grad: Any) -> bool:
+    """Whether a gradient has some rows of its variable alone."""
+    return jax_rows.is_sparse(grad)
+
+
 def layout_of_scales(shape: tuple[int, ...], layout: Any) -> Any:
     """The layout of the scales of a moment in codes.
 
@@ -70,12 +80,57 @@ def step(
     given: StepHyperparameters,
 ) -> None:
     """Updates the variables; in Keras's compiled training step, in place."""
-    # Of sparse gradients, this sums the entries of equal indices.
-    dense = [ops.convert_to_tensor(grad, sparse=False) for grad in grads]
-    check_leaves(trainable_variables, dense)
-    variables = state_of(optimizer, trainable_variables, (False,) * len(dense))
+    is_lazy = optimizer.sparse == "lazy"
+    pairs = list(zip(grads, trainable_variables, strict=True))
+    taken = [_rows(*pair) if is_lazy and is_sparse(pair[0]) else _dense(*pair) for pair in pairs]
+    rows = has_rows(taken)
+    dense = [(v, g) for v, g, has in zip(trainable_variables, taken, rows, strict=True) if not has]
+    check_leaves([variable for variable, _ in dense], [grad for _, grad in dense])
+    variables = state_of(optimizer, trainable_variables, rows)
     facts = facts_of(optimizer, trainable_variables, trainable_variables)
     before = variables.map(ops.convert_to_tensor)
-    new = fused_step(Update(update_leaves, sum_squares), before, dense, facts, given)
+    new = fused_step(_UPDATE, before, taken, facts, given)
     for variable, value in zip(variables.all(), new.all(), strict=True):
         variable.assign(value)
+
+
+def _dense(grad: Any, variable: Any) -> Any:
+    """The gradient as an array; of a sparse one the entries of equal indices are summed."""
+    if isinstance(grad, RowGradient):
+        _check_rows(grad, variable)
+        table = jax.numpy.zeros(variable.shape, grad.values.dtype)
+        return jax_rows.with_rows(
+            table, *_summed(Rows(grad.indices, grad.values), len(table), table.dtype)
+        )
+    return ops.convert_to_tensor(grad, sparse=False)
+
+
+def _rows(grad: Any, variable: Any) -> Gradient:
+    """The gradient of some rows that a sparse one is."""
+    name = _name_of(variable)
+    rows = with_row_gradients({name: grad})[name]
+    _check_rows(rows, variable)
+    return Rows(rows.indices, rows.values)
+
+
+def _check_rows(rows: RowGradient, variable: Any) -> None:
+    name = _name_of(variable)
+    value = ops.convert_to_tensor(variable)
+    check_rows_of(f"the gradient of the variable {name}", rows, f"the variable {name}", value)
+
+
+def _name_of(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
+
+
+def _summed(rows: Rows, height: int, dtype: Any) -> Rows:
+    of_rows = jax_rows.summed(RowGradient(rows.indices, rows.values), height, dtype)
+    return Rows(of_rows.indices, of_rows.values)
+
+
+def _update_rows(row: Coefficients, kind: Kind, table: Mapping[str, Any]) -> list[jax.Array]:
+    rows = table["grads"]
+    return update_rows(row, kind, RowGradient(rows.indices, rows.values), table)
+
+
+_UPDATE = Update(update_leaves, _update_rows, sum_squares, _summed)

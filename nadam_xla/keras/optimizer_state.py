@@ -85,9 +85,7 @@ class State(NamedTuple):
         return {kind: [chosen[place] for place in places] for kind, places in kinds.items()}
 
 
-def state_of(
-    optimizer: Any, trainable_variables: Sequence[Any], has_rows: Sequence[bool]
-) -> State:
+def state_of(optimizer: Any, trainable_variables: Sequence[Any], has_rows: Sequence[bool]) -> State:
     """The optimizer's variables for these of the model's, as far as a step updates them.
 
     Args:

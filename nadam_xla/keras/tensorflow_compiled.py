@@ -220,9 +220,7 @@ def _compiled_clipping(
     @tf.function(jit_compile=True, autograph=False)
     def clipping(grads: list[Any], numbers: Any, tensors: list[Any]) -> list[Any]:
         given = _Scalars(kinds, numbers, tensors).put_together()
-        return clipped_gradients(
-            sum_squares, with_each_row_once(_summed, grads, variables), given
-        )
+        return clipped_gradients(sum_squares, with_each_row_once(_summed, grads, variables), given)
 
     return _traced(clipping, specs, *_Scalars.specs(kinds))
 

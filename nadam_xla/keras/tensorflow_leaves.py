@@ -43,9 +43,7 @@ class Step:
 _known: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
-def step_of(
-    optimizer: Any, trainable_variables: Sequence[Any], has_rows: tuple[bool, ...]
-) -> Step:
+def step_of(optimizer: Any, trainable_variables: Sequence[Any], has_rows: tuple[bool, ...]) -> Step:
     """The step that this optimizer makes of these variables, with the variables that it has now.
 
     Args:

@@ -5,8 +5,9 @@ reached, the ops raise :class:`NotImplementedError` and say why.
 """
 
 from nadam_xla.tensorflow import raw_ops
+from nadam_xla.tensorflow.rows import nadam_update_rows
 from nadam_xla.tensorflow.sum_squares import sum_squares
 from nadam_xla.tensorflow.update import nadam_update
 from nadam_xla.tensorflow.update_path import update_path
 
-__all__ = ["nadam_update", "raw_ops", "sum_squares", "update_path"]
+__all__ = ["nadam_update", "nadam_update_rows", "raw_ops", "sum_squares", "update_path"]
