@@ -28,6 +28,7 @@ HEIGHT, COLUMNS = 200_000, 128
 ROWS = (16, 64, 256, 1024, 4096, 16_384, 65_536, HEIGHT)
 TURNS = 9
 OURS_DENSE = "ours, dense"
+EMPTY = "empty step"
 
 STEPS_OF_TABLE = 4  # in a turn, of those that update the whole table
 STEPS_OF_ROWS = (4, 1024)  # at least and at most, of those that update rows
@@ -96,7 +97,7 @@ def jax_contenders(rows: int) -> Contenders:
     import jax.numpy as jnp  # noqa: PLC0415
 
     from benchmarks.donation import carrying  # noqa: PLC0415
-    from benchmarks.jax_steps import OPTIMIZERS, Optimizer  # noqa: PLC0415
+    from benchmarks.jax_steps import FLOOR, OPTIMIZERS, Optimizer  # noqa: PLC0415
     from nadam_xla.jax import RowGradient  # noqa: PLC0415
 
     batches = Batches.of(rows)
@@ -121,6 +122,7 @@ def jax_contenders(rows: int) -> Contenders:
         OURS: contender(OPTIMIZERS[OURS], RowGradient, of_rows),
         "optax": contender(OPTIMIZERS["optax"], dense, of_table),
         OURS_DENSE: contender(OPTIMIZERS[OURS], dense, of_table),
+        EMPTY: contender(FLOOR, RowGradient, of_rows),
         LIMIT: memory_limit(batches),
     }
 
@@ -153,6 +155,18 @@ def torch_contenders(rows: int) -> Contenders:
     return {"torch SparseAdam": turn}
 
 
+class EmptyStep:
+    """Only counts the steps of Keras."""
+
+    def build(self, variables: list[Any]) -> None:
+        del variables
+        self.iterations = keras.Variable(0)
+
+    def apply(self, grads: list[Any]) -> None:
+        del grads
+        self.iterations.assign_add(1)
+
+
 def keras_on_tensorflow(rows: int, *, jit_compile: bool) -> Turns:
     import tensorflow as tf  # noqa: PLC0415 - this backend's alone
 
@@ -182,6 +196,7 @@ def keras_on_tensorflow(rows: int, *, jit_compile: bool) -> Turns:
             OURS: contender(Nadam(sparse="lazy"), of_rows),
             "stock": contender(keras.optimizers.Nadam(), of_table),
             OURS_DENSE: contender(Nadam(sparse="dense"), of_table),
+            EMPTY: contender(EmptyStep(), of_rows),
             LIMIT: memory_limit(batches),
         },
         TURNS,
