@@ -74,6 +74,7 @@ def with_lookups(
         ValueError: a table is used otherwise than to look rows up.
     """
     jaxpr = program.jaxpr
+    constants: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
     views = {jaxpr.invars[i]: _View(i, jaxpr.invars[i], None) for i in tables}
     names: dict[Var, Atom] = {}
     lookups: list[Lookup] = []
@@ -87,7 +88,9 @@ def with_lookups(
         if not used:
             equations.append(eqn)
         elif eqn.primitive is jit_p:
-            inner, results = spliced(eqn.params["jaxpr"].jaxpr, eqn.invars)
+            opened: ClosedJaxpr = eqn.params["jaxpr"]
+            constants |= dict(zip(opened.jaxpr.constvars, opened.consts, strict=True))
+            inner, results = spliced(opened.jaxpr, eqn.invars)
             names |= dict(zip(eqn.outvars, results, strict=True))
             waiting += reversed(inner)
         elif eqn.primitive is convert_element_type_p:
@@ -110,11 +113,12 @@ def with_lookups(
             raise ValueError(f"{tables[views[result].table]} is returned as it is; {_ONLY_LOOKUPS}")
     new = with_parts(
         jaxpr,
+        constvars=[*constants],
         eqns=equations,
         invars=[*jaxpr.invars, *probes],
         outvars=[*results, *indices],
     )
-    return program.replace(jaxpr=new), lookups
+    return program.replace(jaxpr=new, consts=[*constants.values()]), lookups
 
 
 def _renamed(eqn: JaxprEqn, names: Mapping[Var, Atom]) -> JaxprEqn:
@@ -144,7 +148,7 @@ def _why_not(name: str, eqn: JaxprEqn) -> str:
 
 def _lookup(eqn: JaxprEqn, view: _View) -> Lookup | None:
     """What the equation looks up, where it takes whole rows of a table by their numbers."""
-    if eqn.primitive is not gather_p or eqn.invars[0] is eqn.invars[1]:
+    if eqn.primitive is not gather_p:
         return None
     table, indices = map(type_of, eqn.invars)
     dimensions, mode = eqn.params["dimension_numbers"], eqn.params["mode"]

@@ -27,6 +27,8 @@ from nadam_xla.jax.rows import RowGradient, rows_of, summed, with_rows
 from nadam_xla.jax.stored_results import BitsOf, key_of, zeros_of_leaf
 from nadam_xla.streams import Streams
 
+INDEX_DTYPES = ("int32", "int64")
+
 
 def bind_rows(
     coefficients: jax.Array, rows: RowGradient, tables: Sequence[jax.Array], streams: Streams
@@ -163,9 +165,6 @@ def _abstract_eval(coefficients: Any, indices: Any, *leaves: Any, streams: Strea
                 f" {shape}, with an axis of rows, and of a floating dtype"
             )
     return [given[name].update(weak_type=False) for name in streams.overwritten]
-
-
-INDEX_DTYPES = ("int32", "int64")
 
 
 def _batch(
