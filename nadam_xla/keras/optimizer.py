@@ -58,8 +58,8 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]  # Keras has no types
         global_clipnorm: a float or None. All gradients are scaled down together, to this L2 norm of
             all their elements, where it is larger. Of the three, at most one may be given.
         use_ema: whether the optimizer keeps an exponential moving average of each variable. It is
-            updated in the same pass, but where gradients accumulate or the variable is narrower
-            than float32: there by a pass after it.
+            updated in the same pass, but where gradients accumulate, the variable is narrower than
+            float32 or some of its rows alone are updated: there by a pass after it.
         ema_momentum: the decay rate of the averages, in [0, 1].
         ema_overwrite_frequency: an int or None. After every so many steps the variables take the
             averages' values; None: at the end of ``fit`` alone.

@@ -37,7 +37,7 @@ def slices(grad: Gradient, variable: Any) -> Any:
     """Of rows the slices, as strategies of ``tf.distribute`` know them; any other as it is."""
     if not isinstance(grad, Rows):
         return grad
-    return tf.IndexedSlices(grad.values, grad.indices, tf.constant(variable.shape))
+    return tf.IndexedSlices(grad.values, grad.indices, tf.constant(tuple(variable.shape)))
 
 
 def _rows(grad: Any, variable: Any) -> Rows:
