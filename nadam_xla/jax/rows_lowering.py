@@ -112,12 +112,7 @@ def _order_of(indices: jax.Array) -> jax.Array:
 
 
 def _attributes(streams: Streams) -> dict[str, Any]:
-    attributes = streams.attributes()
-    return {
-        "streams": np.int64(attributes["streams"]),
-        "first_row": np.int64(0),
-        "rounding": np.int64(attributes.get("rounding", 0)),
-    }
+    return {name: np.int64(value) for name, value in streams.attributes_of_rows().items()}
 
 
 def _by_platform(*operands: jax.Array, streams: Streams) -> Any:

@@ -79,6 +79,11 @@ def with_each_row_once(
     ]
 
 
+def values_of_rows(grads: Sequence[Gradient]) -> list[Any]:
+    """Of the gradients of some rows, the values."""
+    return [grad.values for grad in grads if isinstance(grad, Rows)]
+
+
 def values_of(grad: Gradient) -> Any:
     """The tensor that has the gradient's numbers."""
     return grad.values if isinstance(grad, Rows) else grad

@@ -15,7 +15,13 @@ from nadam_xla.coefficients import Coefficients
 from nadam_xla.keras.fused_step import Update, fused_step, together
 from nadam_xla.keras.gradient_factors import clipped_gradients
 from nadam_xla.keras.optimizer_state import STREAMS, LeafFacts, State
-from nadam_xla.keras.row_gradients import Gradient, Rows, has_rows, with_each_row_once
+from nadam_xla.keras.row_gradients import (
+    Gradient,
+    Rows,
+    has_rows,
+    values_of_rows,
+    with_each_row_once,
+)
 from nadam_xla.keras.step_hyperparameters import StepHyperparameters
 from nadam_xla.kinds import Kind
 from nadam_xla.program_order import PlannedCall
@@ -158,7 +164,8 @@ def _plans(variables: State, grads: Sequence[Gradient], rounding: str) -> Plans:
         overwritten = [
             [leaves[name][i].handle for i in indices] for name in kind.streams.overwritten
         ]
-        planned = planned_calls([grads[i] for i in indices], overwritten)
+        own = [grads[i] for i in indices]
+        planned = planned_calls(own, overwritten, values_of_rows(grads))
         if planned is not None:
             plans.append((kind, planned))
     return tuple(plans)
@@ -177,9 +184,6 @@ def _compiled_update(
     of_params = specs[0]
     planned = dict(plans)
 
-    def update_as_planned(row: Any, kind: Kind, leaves: Any) -> list[list[Any]]:
-        return update_leaves(row, kind, leaves, planned=planned.get(kind))
-
     @tf.function(jit_compile=True, autograph=False)
     def nadam_step(
         handles: list[list[Any]], grads: list[Any], product: Any, numbers: Any, tensors: list[Any]
@@ -191,6 +195,11 @@ def _compiled_update(
             u_product=product,
         )
         given = _Scalars(kinds, numbers, tensors).put_together()
+        others = values_of_rows(grads)
+
+        def update_as_planned(row: Any, kind: Kind, leaves: Any) -> list[list[Any]]:
+            return update_leaves(row, kind, leaves, planned=planned.get(kind), others=others)
+
         fused = Update(update_as_planned, _update_rows, sum_squares, _summed)
         after = fused_step(fused, before, grads, facts, given)
         for group, values in zip(handles, after[:-1], strict=True):

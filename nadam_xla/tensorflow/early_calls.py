@@ -11,7 +11,7 @@ from nadam_xla.tensorflow.program_order import ARGUMENT, VIEWS, add_operations
 
 
 def planned_calls(
-    grads: Sequence[Any], overwritten: Sequence[Sequence[Any]]
+    grads: Sequence[Any], overwritten: Sequence[Sequence[Any]], others: Sequence[Any] = ()
 ) -> tuple[PlannedCall, ...] | None:
     """The calls that follow from the order in which the graph makes the gradients.
 
@@ -19,6 +19,7 @@ def planned_calls(
         grads: a gradient for each leaf, all of one compute dtype.
         overwritten: for each result of a leaf the tensors, or the handles of the variables, that
             the update overwrites, one for each leaf.
+        others: what else may be awaited.
 
     Returns:
         None where there is no such order: eagerly, and where the gradients come from outside.
@@ -30,7 +31,7 @@ def planned_calls(
     order = ProgramOrder([_name_in(graph, x) for x in watched])
     add_operations(order, graph)
     sizes = [grad.shape.num_elements() * grad.dtype.size for grad in grads]
-    names = [_name_in(graph, grad) for grad in grads]
+    names = [_name_in(graph, x) for x in (*grads, *others)]
     leaves = [*range(len(grads))] * len(overwritten)
     return tuple(plan(order, names, leaves, sizes, runtime.CALLS_ARE_FOR))
 

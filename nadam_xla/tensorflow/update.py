@@ -109,6 +109,7 @@ def update_leaves(
     leaves: Leaves,
     *,
     planned: Sequence[PlannedCall] | None,
+    others: Tensors = (),
 ) -> list[list[Any]]:
     """:func:`nadam_update` of leaves of one kind that the caller has checked.
 
@@ -117,6 +118,7 @@ def update_leaves(
         kind: of the leaves.
         leaves: for each of the kind's streams n tensors of static shape, dense ones.
         planned: the calls to make; None: as full ones as may be.
+        others: what they may wait for beside the gradients, in the order in which it was planned.
 
     Returns:
         The new values of each stream that is overwritten.
@@ -125,7 +127,7 @@ def update_leaves(
     results: list[Any] = [None] * n
     for indices, awaited in planned or _full_calls(leaves["grads"]):
         chosen = {name: [leaves[name][i] for i in indices] for name in streams.operands}
-        waits_for = [] if awaited is None else [leaves["grads"][awaited]]
+        waits_for = [] if awaited is None else [as_stored((*leaves["grads"], *others)[awaited])]
         with runtime.not_instrumented():  # infinities in the table are meant
             table = table_of(row_of_tensors(coefficients, kind.dtype, indices, n))
         updated = _call(table, kind, chosen, waits_for)

@@ -343,6 +343,27 @@ def test_a_compiled_step_does_nothing_of_the_size_of_the_table() -> None:
         assert "parameter(" in line or "get-tuple-element(" in line
 
 
+@only_tensorflow
+def test_a_compiled_training_step_copies_no_parameters() -> None:
+    """The gradient of the rows is what reads the layer behind them last."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    model, optimizer = embedding(), Nadam(0.01, sparse="lazy")
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(jit_compile=True)
+    def step(x: Any, y: Any) -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x) - y))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables))
+
+    batch = [tf.constant(part) for part in batches_of_words()[0]]
+    text = step.experimental_get_compiler_ir(*batch)(stage="optimized_hlo")
+    shapes = [",".join(map(str, v.shape)) for v in model.trainable_variables if len(v.shape) > 1]
+    copies = [line for line in text.splitlines() if " copy(" in line]
+    assert not [line for line in copies for shape in shapes if f"f32[{shape}]" in line]
+
+
 # ---- what is kept --------------------------------------------------------------------------------
 
 
