@@ -31,6 +31,8 @@ SECTIONS = [
     ("benchmarks.narrow_storage", "jax"),
     ("benchmarks.gradient_processing", "jax"),
     ("benchmarks.averages", "jax"),
+    ("benchmarks.rows", "jax"),
+    ("benchmarks.rows", "tensorflow"),
     ("benchmarks.compile_time", "jax"),
     ("benchmarks.memory", "jax"),
     ("benchmarks.keras_steps", "jax"),

@@ -38,8 +38,8 @@ class Curve:
     validation: list[list[float]]
 
 
-def save(curves: Iterable[Curve], path: Path) -> None:
-    """Writes them with the versions of what made them, a line for each."""
+def save(curves: Iterable[Any], path: Path) -> None:
+    """Writes them, dataclasses, with the versions of what made them, a line for each."""
     versions = {"python": platform.python_version(), "jax": version("jax")}
     lines = ",\n  ".join(json.dumps(_rounded(asdict(curve))) for curve in curves)
     path.write_text(f'{{"versions": {json.dumps(versions)},\n "curves": [\n  {lines}\n]}}\n')

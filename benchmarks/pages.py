@@ -1,16 +1,18 @@
 """The documentation's pictures.
 
 A run of all sections draws them beside its report. ``python -m benchmarks.pages`` draws those in
-docs/performance, from the tables that stand there, and from the losses of narrow_training.json.
+docs/performance, from the tables that stand there, and from the losses that are kept as JSON.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import sizes
+from matplotlib.figure import Figure
+
+from benchmarks import row_curves, sizes
 from benchmarks.loss_curves import KEPT, KEPT_OF_8_BITS, load
-from benchmarks.plots import against_size, amounts, losses, plain, ratios, save
+from benchmarks.plots import against_size, amounts, losses, losses_of_rows, plain, ratios, save
 from benchmarks.records import OURS, Record, read_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,6 +38,10 @@ UPDATE = {
     "the memory's limit": ("JAX, compiled loop of steps", sizes.LIMIT),
 }
 COMPILING = "JAX, trace and compile one step"
+OF_ROWS = {
+    "rows": "Rows of a table of 200000x128, JAX, a call a step, donated",
+    "rows_tensorflow": "Rows of a table of 200000x128, Keras on TensorFlow, tf.function",
+}
 
 
 def draw(records: list[Record], folder: Path) -> None:
@@ -58,14 +64,18 @@ def draw(records: list[Record], folder: Path) -> None:
     }
     save(amounts(memory, what="temporary memory, MiB"), folder / "temporary_memory.svg")
     save(ratios(series_of(records, UPDATE), what="time / ours"), folder / "update.svg")
-    compiling = [replace(r, parameters=leaves(r)) for r in records if r.section == COMPILING]
-    save(against_size(compiling, xlabel="leaves"), folder / "compile_time.svg")
+    compiling = against_number(records, COMPILING, what="leaves")
+    save(compiling, folder / "compile_time.svg")
+    for picture, section in OF_ROWS.items():
+        save(against_number(records, section, what="rows touched"), folder / f"{picture}.svg")
 
 
 def draw_losses(folder: Path) -> None:
-    """Draws the pictures of trainings whose arrays are stored narrower."""
+    """Draws the pictures of trainings."""
     for kept in (KEPT, KEPT_OF_8_BITS):
         save(losses(load(kept)), folder / f"{kept.stem}.svg")
+    of_rows = row_curves.KEPT
+    save(losses_of_rows(row_curves.load(of_rows)), folder / f"{of_rows.stem}.svg")
 
 
 def series_of(
@@ -82,8 +92,11 @@ def of(records: list[Record], section: str, contender: str) -> list[Record]:
     return [replace(r, case=r.case.replace(", unrolled", "")) for r in chosen]
 
 
-def leaves(record: Record) -> int:
-    return int(record.case.split()[0])
+def against_number(records: list[Record], section: str, *, what: str) -> Figure:
+    """Times of a section whose cases begin with a number, against that number."""
+    cases = [r for r in records if r.section == section]
+    numbered = [replace(r, parameters=int(r.case.split()[0])) for r in cases]
+    return against_size(numbered, xlabel=what)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 from benchmarks import sizes
 from benchmarks.loss_curves import Curve
 from benchmarks.records import OURS, Record
+from benchmarks.row_curves import RowCurve
 
 mpl.use("Agg")
 
@@ -158,10 +159,27 @@ def losses(curves: list[Curve]) -> Figure:
     return figure
 
 
-def _draw_band(axes: Axes, steps: list[int], of_seeds: np.ndarray, look: dict[str, Any]) -> None:
+def losses_of_rows(curves: list[RowCurve]) -> Figure:
+    """The validation loss against steps, and beside it against seconds, bands as in ``losses``."""
+    figure = Figure(figsize=(1.7 * WIDTH, 4), layout="constrained")
+    of_steps, of_seconds = figure.subplots(1, 2, sharey=True)
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        look = {"color": colour, "label": curve.name, "linewidth": 1.5}
+        losses = np.array(curve.validation)
+        _draw_band(of_steps, curve.steps, losses, look)
+        _draw_band(of_seconds, np.mean(curve.seconds, axis=0).tolist(), losses, look)
+    for axes, xlabel in ((of_steps, "step"), (of_seconds, "seconds that the steps took")):
+        axes.set(xscale="log", xlabel=xlabel)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    of_steps.set(ylabel="validation loss")
+    figure.legend(*of_steps.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_band(axes: Axes, places: list[float], of_seeds: np.ndarray, look: dict[str, Any]) -> None:
     low, high = of_seeds.min(0), of_seeds.max(0)
-    axes.fill_between(steps, low, high, color=look["color"], alpha=0.1, linewidth=0)
-    axes.plot(steps, of_seeds.mean(0), **look)
+    axes.fill_between(places, low, high, color=look["color"], alpha=0.1, linewidth=0)
+    axes.plot(places, of_seeds.mean(0), **look)
 
 
 def _lines(

@@ -85,10 +85,17 @@ def table(records: list[Record]) -> str:
         cells = [f"{row[OURS].value:.4g}"]
         for contender in contenders:
             r = row.get(contender)
-            shown = "" if r is None else f"{r.ratio:.2f} ({r.low:.2f} to {r.high:.2f})"
+            shown = "" if r is None else _with_quartiles(r)
             cells.append(f"{r.value:.4g}" if r is not None and is_exact else shown)
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _with_quartiles(record: Record) -> str:
+    """The ratio, to two places; a small one to two digits, for it is read again."""
+    places = ".2f" if record.ratio >= 0.1 else ".2g"
+    middle, low, high = (format(x, places) for x in (record.ratio, record.low, record.high))
+    return f"{middle} ({low} to {high})"
 
 
 def read_tables(markdown: str) -> list[Record]:
