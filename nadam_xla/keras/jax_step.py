@@ -134,8 +134,11 @@ def _update_rows(row: Coefficients, kind: Kind, table: Mapping[str, Any]) -> lis
 
 
 def _with_rows_added(table: Any, rows: Rows) -> jax.Array:
-    indices = jax.numpy.where(jax_rows.is_inside(rows.indices, len(table)), rows.indices, len(table))
-    return table.at[indices].add(rows.values.astype(table.dtype), mode="drop")
+    indices = jax.numpy.where(
+        jax_rows.is_inside(rows.indices, len(table)), rows.indices, len(table)
+    )
+    added: jax.Array = table.at[indices].add(rows.values.astype(table.dtype), mode="drop")
+    return added
 
 
 _UPDATE = Update(update_leaves, _update_rows, sum_squares, _summed, _with_rows_added)

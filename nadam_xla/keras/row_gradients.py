@@ -78,9 +78,7 @@ def with_each_row_once(
 def rows_that_are_not_zero(table: Any) -> Rows:
     """Of a table the rows that have a number other than zero; all others are outside of it."""
     height, *columns = table.shape
-    has_number = ops.any(
-        ops.reshape(ops.not_equal(table, 0), (height, math.prod(columns))), axis=1
-    )
+    has_number = ops.any(ops.reshape(ops.not_equal(table, 0), (height, math.prod(columns))), axis=1)
     return Rows(ops.where(has_number, ops.arange(height, dtype="int32"), -1), table)
 
 

@@ -60,8 +60,8 @@ def test_every_argument_has_its_place(column: int) -> None:
     assert all(hasattr(keras.optimizers.Nadam, name) for name in methods)
 
 
-def test_our_keras_optimizer_has_stocks_arguments_and_five_of_its_own() -> None:
-    own = {"momentum_dtype", "velocity_dtype", "rounding", "seed", "master"}
+def test_our_keras_optimizer_has_stocks_arguments_and_six_of_its_own() -> None:
+    own = {"momentum_dtype", "velocity_dtype", "rounding", "seed", "master", "sparse"}
     assert arguments(Nadam) == arguments(keras.optimizers.Nadam) | own
 
 

@@ -143,7 +143,9 @@ def test_of_accumulated_gradients_the_rows_that_have_any_are_updated(way: str, c
     table, steps = table_of(), steps_of(4)
     start = numpy_of([table])[0]
     arguments = {"clipnorm": 0.3} if clips else {}
-    optimizer = Nadam(0.01, weight_decay=0.1, gradient_accumulation_steps=2, sparse="lazy", **arguments)
+    optimizer = Nadam(
+        0.01, weight_decay=0.1, gradient_accumulation_steps=2, sparse="lazy", **arguments
+    )
     train(optimizer, [table], steps, way)
     halves = [Touched(touched.indices, touched.values / 2) for touched in steps]
     together = [joined(*halves[:2]), joined(*halves[2:])]
