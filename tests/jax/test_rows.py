@@ -1,6 +1,5 @@
 """Steps that touch some rows of a table: what they compute, and that they cost no more."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,6 @@ from compiled import aliased_results, copies_of_arrays, text_of
 from jax.experimental import sparse
 from x64 import enable_x64
 
-from nadam_xla import native
 from nadam_xla.jax import (
     RowGradient,
     apply_updates,
@@ -445,14 +443,6 @@ class TestPrograms:
         for touched in (1, 20):
             rows = some_rows(1, touched)
             assert_close(loaded.call(rows, state, params), apply(tx)(rows, state, params))
-
-
-@pytest.fixture
-def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    jax.clear_caches()  # which do not know whether there was a module
-    monkeypatch.setattr(native, "MODULES", {})
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("choice", ["nadamw", "remainder"])

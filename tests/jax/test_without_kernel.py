@@ -1,6 +1,6 @@
 """Where there is no kernel, as on TPUs: plain StableHLO, of no more operations than it takes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 from x64 import enable_x64
 
-from nadam_xla import native
 from nadam_xla.coefficients import Coefficients, constant_momentum
 from nadam_xla.coefficients import nadam as coefficients
 from nadam_xla.jax import nadam, nadam_update, nadamw
 
 LEAVES = {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4), "bias": jnp.linspace(0, 2, 4)}
-
-
-@pytest.fixture
-def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    jax.clear_caches()  # which do not know whether there was a module
-    monkeypatch.setattr(native, "MODULES", {})
-    yield
-    jax.clear_caches()
 
 
 def row(**others: Any) -> Coefficients:

@@ -10,26 +10,12 @@ import pytest
 import tensorflow as tf
 from imports import newly_imported
 from processes import output_of
+from raw_op_scalars import BETA1, BETA2, EPSILON, RATE, scalars
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import nadam_update, raw_ops, runtime
 
 STEPS = 200
-RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
-
-
-def scalars(t: Any) -> dict[str, Any]:
-    t = tf.cast(t, tf.float64)
-    return {
-        "momentum": BETA1,
-        "next_momentum": BETA1,
-        "momentum_product": BETA1**t,
-        "beta2_power": BETA2**t,
-        "lr": RATE,
-        "beta1": BETA1,
-        "beta2": BETA2,
-        "epsilon": EPSILON,
-    }
 
 
 def variables(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, ...]:

@@ -10,25 +10,10 @@ import rows_oracle
 import tensorflow as tf
 from compiled import copies_of_arrays
 from lazy_nadam import lazy_nadam, some_rows
+from raw_op_scalars import BETA1, BETA2, EPSILON, RATE, scalars
 
 from nadam_xla.coefficients import Coefficients
 from nadam_xla.tensorflow import nadam_update, nadam_update_rows, raw_ops, runtime
-
-RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-7
-
-
-def scalars(t: Any) -> dict[str, Any]:
-    t = tf.cast(t, tf.float64)
-    return {
-        "momentum": BETA1,
-        "next_momentum": BETA1,
-        "momentum_product": BETA1**t,
-        "beta2_power": BETA2**t,
-        "lr": RATE,
-        "beta1": BETA1,
-        "beta2": BETA2,
-        "epsilon": EPSILON,
-    }
 
 
 def variables(shape: tuple[int, ...], dtype: str = "float32") -> tuple[tf.Variable, ...]:
