@@ -12,6 +12,7 @@ it is updated there: replicas then round alike, and shards do not repeat one ano
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, TypeAlias
 
@@ -66,8 +67,9 @@ def _partition(
             return _update(call, table, *shards)
         # An entry of a batch has the numbers that it would have alone.
         axes = [axes_of(layout.spec[has_batch:]) for layout in layouts]
-        rows = table[:, call.first_row : call.first_row + n]
-        return _update(call._replace(first_row=0), with_shards(rows, axes), *shards)
+        with as_one_device():
+            rows = with_shards(table[:, call.first_row : call.first_row + n], axes)
+        return _update(call._replace(first_row=0), rows, *shards)
 
     return (
         mesh,
@@ -86,6 +88,18 @@ def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
     if parts == 1 or shape[-1] % (BLOCK * parts) == 0:
         return layout
     return NamedSharding(mesh, spec(*leading, None))
+
+
+def as_one_device() -> AbstractContextManager[Any]:
+    """Where what one device does is traced: what is made there is on no mesh.
+
+    JAX 0.8 puts it on the explicit axes of the whole program, and says so to XLA, which knows of
+    no sharding any more.
+    """
+    mesh: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((), ())
+    )
+    return mesh
 
 
 def with_shards(rows: jax.Array, axes: Sequence[Sequence[str]]) -> jax.Array:

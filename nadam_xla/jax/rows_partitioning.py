@@ -15,7 +15,7 @@ from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, 
 from jax.sharding import NamedSharding
 
 from nadam_xla import targets
-from nadam_xla.jax.partitioning import Shaped, shown_in_program, with_shards
+from nadam_xla.jax.partitioning import Shaped, as_one_device, shown_in_program, with_shards
 from nadam_xla.jax.rows_primitive import update_rows_call_p
 from nadam_xla.jax.specs import Entry, axes_in, axes_of, spec
 from nadam_xla.streams import Streams
@@ -48,14 +48,15 @@ def _partition(
     def update_shard(
         coefficients: jax.Array, indices: jax.Array, *shards: jax.Array
     ) -> tuple[jax.Array, ...]:
-        if streams.is_drawn:
-            coefficients = with_shards(coefficients, [axes_of([of_rows, *of_columns])])
-        names = axes_in(of_rows)
-        if names:
-            height = shards[0].shape[len(batch)]
-            first = jax.lax.axis_index(names) * jnp.asarray(height, indices.dtype)
-            # The negative ones are outside on every device.
-            indices = jnp.where(indices < 0, indices, indices - first)
+        with as_one_device():
+            if streams.is_drawn:
+                coefficients = with_shards(coefficients, [axes_of([of_rows, *of_columns])])
+            names = axes_in(of_rows)
+            if names:
+                height = shards[0].shape[len(batch)]
+                first = jax.lax.axis_index(names) * jnp.asarray(height, indices.dtype)
+                # The negative ones are outside on every device.
+                indices = jnp.where(indices < 0, indices, indices - first)
         if has_batch and coefficients.shape[0] == 1:  # which is no batch to the call
             alone = _update(streams, coefficients, *(x[0] for x in (indices, *shards)))
             return tuple(x[None] for x in alone)

@@ -288,3 +288,16 @@ def test_manual_over_some_axes_xla_partitions_the_arithmetic() -> None:
     shards = np.asarray(found).reshape(4, -1)
     assert len(np.unique(shards, axis=0)) == 4
     np.testing.assert_array_equal(jax.jit(step)(leaf, grads), found)
+
+
+def test_on_explicit_axes_the_numbers_are_those_of_automatic_ones() -> None:
+    tx = OPTIMIZERS["without masters"]
+    leaf, grads = (jnp.full((64, 32), x, jnp.bfloat16) for x in (PARAM, GRAD))
+    found = []
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(kind,))):
+            cut, cut_grads = jax.device_put((leaf, grads), P("data"))
+            found.append(jax.jit(tx.apply)(cut_grads, jax.jit(tx.init)(cut), cut)[0])
+    np.testing.assert_array_equal(*found)
+    shards = np.asarray(found[0]).reshape(8, -1)
+    assert len(np.unique(shards, axis=0)) == 8
