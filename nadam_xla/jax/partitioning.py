@@ -93,8 +93,8 @@ def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
 def as_one_device() -> AbstractContextManager[Any]:
     """Where what one device does is traced: what is made there is on no mesh.
 
-    JAX 0.8 puts it on the explicit axes of the whole program, and says so to XLA, which knows of
-    no sharding any more.
+    JAX 0.8 and 0.12 put it on the explicit axes of the whole program, and say so to XLA, which
+    knows of no sharding any more.
     """
     mesh: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(
         jax.sharding.AbstractMesh((), ())
