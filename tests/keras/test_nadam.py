@@ -285,6 +285,7 @@ def test_the_signature_is_that_of_stock_and_keywords_behind_it() -> None:
         "rounding": "nearest",
         "seed": 0,
         "master": None,
+        "sparse": "dense",
     }
     ours = defaults(Nadam.__init__)
     assert ours == {**stock, "name": None, **own}
