@@ -69,7 +69,8 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
   const Buffers buffers(attributes, leaves, results);
   const Stream first = streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads;
   for (std::size_t leaf = 0; leaf < buffers.leaves(); ++leaf) {
-    const LeafShape shape{leaf, name_of(first), buffers.operand(first, leaf).dimensions()};
+    const AnyBuffer of_shape = buffers.operand(first, leaf);
+    const LeafShape shape{leaf, name_of(first), of_shape.dimensions()};
     for (int i = 0; i < kStreams; ++i) {
       const auto stream = static_cast<Stream>(i);
       if (streams.has(stream)) {
@@ -82,8 +83,7 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
       }
     }
     Leaf decoded = decode_leaf<T>(attributes, buffers, leaf);
-    const std::int64_t elements =
-        elements_of(BufferName{{shape.first_stream}, leaf}, buffers.operand(first, leaf));
+    const std::int64_t elements = elements_of(BufferName{{name_of(first)}, leaf}, of_shape);
     check_memory(streams, buffers, leaf, decoded, elements, elements);
     decoded.length = entry_length(shape, elements, call.batch);
     call.leaves.push_back(decoded);
