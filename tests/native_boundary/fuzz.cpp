@@ -10,6 +10,7 @@
 #include <sanitizer/common_interface_defs.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -110,6 +111,7 @@ Options options_of(const int argc, char** const argv) {
 
 int run_all(const Options& options) {
   __sanitizer_set_death_callback(print_call);
+  std::signal(SIGABRT, [](int) { print_call(); });
   const auto begin = std::chrono::steady_clock::now();
   const auto seconds = [begin] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -138,8 +140,8 @@ int run_all(const Options& options) {
 }  // namespace
 }  // namespace nadam_xla::native_boundary
 
-// UndefinedBehaviorSanitizer calls it before its report, and no death callback behind it.
-extern "C" void __ubsan_on_report() { nadam_xla::native_boundary::print_call(); }
+// UndefinedBehaviorSanitizer calls no death callback, so that its report ends in a signal.
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1"; }
 
 int main(const int argc, char** const argv) {
   using namespace nadam_xla::native_boundary;
@@ -150,5 +152,6 @@ int main(const int argc, char** const argv) {
     return 0;
   }
   if (run_fixed_calls() != 0) return 1;
+  std::fflush(stdout);
   return run_all(options_of(argc, argv));
 }
