@@ -104,11 +104,24 @@ NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
   return read;
 }
 
+// Of what is no number of 32 bits, as a GPU has it: the nearest that is, and of NaN zero. For other
+// processors C++ says nothing of it.
+template <typename T>
+NADAM_XLA_INLINE std::int32_t whole_number(const T x) {
+#if !defined(__CUDA_ARCH__)
+  using Limits = std::numeric_limits<std::int32_t>;
+  constexpr T kBeyond = T(2147483648.0);
+  if (!(x >= -kBeyond)) return x < T(0) ? Limits::min() : 0;
+  if (x >= kBeyond) return Limits::max();
+#endif
+  return static_cast<std::int32_t>(x);
+}
+
 // The row's key must be there.
 template <typename T>
 NADAM_XLA_INLINE RandomKey read_key(const T* const row) {
   const auto whole = [row](const int i) {
-    return static_cast<std::uint32_t>(static_cast<std::int32_t>(row[i]));
+    return static_cast<std::uint32_t>(whole_number(row[i]));
   };
   return {whole(15) << 16 | whole(16), whole(20), whole(19), whole(17) << 16 | whole(18)};
 }

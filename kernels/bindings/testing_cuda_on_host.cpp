@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/bindings/testing_cuda_threads.h"
 #include "kernels/bindings/testing_stored_arrays.h"
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/sum_squares_launch.h"
@@ -111,68 +112,6 @@ Scales scales_of(const ArraysOfLeaf& arrays, const StreamSet streams, const std:
   return scales;
 }
 
-// All lanes of a warp, one after the other.
-class WarpOnHost {
- public:
-  static constexpr int kLanes = cuda::kWarp;
-
-  template <typename Phase>
-  void each(const Phase& phase) const {
-    for (int lane = 0; lane < kLanes; ++lane) phase(lane, lane);
-  }
-  std::uint32_t largest(const std::uint32_t (&numbers)[kLanes]) const {
-    return *std::max_element(numbers, numbers + kLanes);
-  }
-  std::uint32_t of_lane(const std::int32_t lane, const std::uint32_t (&numbers)[kLanes]) const {
-    return numbers[lane];
-  }
-  void wait() const {}
-};
-
-template <Returns kReturns, typename T, typename OneLeaf, std::size_t kCapacity>
-void run_warp(const cuda::UpdateLaunch<T, OneLeaf, kCapacity>& launch, const std::int32_t block,
-              const std::int32_t warp) {
-  for (std::int32_t lane = 0; lane < cuda::kWarp; ++lane) {
-    cuda::run_update_thread<kReturns>(launch, block, warp * cuda::kWarp + lane);
-  }
-}
-
-template <Returns kReturns, Averaging kAveraging, std::size_t kCapacity>
-void run_warp(const cuda::UpdateLaunch<float, cuda::BlockwiseLeaf<kAveraging>, kCapacity>& launch,
-              const std::int32_t block, const std::int32_t warp) {
-  cuda::with_tile(launch, block, warp,
-                  [&](const cuda::BlockwiseLeaf<kAveraging>& leaf, const std::int32_t tile) {
-                    cuda::update_blocks<kReturns>(launch, leaf, tile, WarpOnHost());
-                  });
-}
-
-template <Returns kReturns, typename OneLeaf, typename T>
-std::size_t run_launches(const UpdateCall<T>& call) {
-  constexpr std::size_t kCapacity = cuda::kUpdateCapacity<T, OneLeaf, cuda::kSmallParameters>;
-  const cuda::LaunchPlan plan = cuda::plan_of<OneLeaf>(call, kCapacity);
-  for (const cuda::PlannedLaunch& planned : plan.launches()) {
-    const auto launch = cuda::launch_of<OneLeaf, kCapacity>(call, planned);
-    for (std::int32_t block = 0; block < planned.blocks(); ++block) {
-      for (std::int32_t warp = 0; warp < cuda::kTilesOfBlock; ++warp) {
-        run_warp<kReturns>(launch, block, warp);
-      }
-    }
-  }
-  return plan.launches().size();
-}
-
-template <typename OneLeaf, typename T>
-std::size_t run_returning(const UpdateCall<T>& call) {
-  return call.returns == Returns::kChange ? run_launches<Returns::kChange, OneLeaf>(call)
-                                          : run_launches<Returns::kParams, OneLeaf>(call);
-}
-
-std::size_t run_blockwise(const UpdateCall<float>& call) {
-  return call.streams.has(Stream::kAverage)
-             ? run_returning<cuda::BlockwiseLeaf<Averaging::kOn>>(call)
-             : run_returning<cuda::BlockwiseLeaf<Averaging::kOff>>(call);
-}
-
 // The update as a GPU runs it. With an index all but the gradients are stacks; `columns` are those
 // of each leaf where a moment has scales. Returns the number of launches.
 template <typename T>
@@ -202,13 +141,7 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
     }
     call.leaves.push_back(leaf);
   }
-  if constexpr (kStorageOf<T> == Storage::kF32) {
-    if (call.streams.has_scales()) return run_blockwise(call);
-  }
-  if (cuda::is_stored_as_computed(call)) return run_returning<cuda::ComputedLeaf<T>>(call);
-  return call.streams.has(Stream::kAverage)
-             ? run_returning<cuda::StoredLeaf<Averaging::kOn>>(call)
-             : run_returning<cuda::StoredLeaf<Averaging::kOff>>(call);
+  return cuda_on_host::update(call);
 }
 
 // The sums of squares, of T, or their roots, as a GPU forms them, but for the order in which a warp
@@ -225,25 +158,7 @@ std::vector<T> sum_squares(const std::vector<StoredArray>& leaves, const std::in
     call.leaves.push_back({bytes.data(), stored, length});
   }
   std::vector<double> workspace(parts);
-  double* at = workspace.data();
-  const std::int64_t tile_length = cuda::sum_squares_tile(call, parts);
-  const cuda::LaunchPlan plan = cuda::plan_of(call, tile_length, kCapacity);
-  for (const cuda::PlannedLaunch& planned : plan.launches()) {
-    const auto launch = cuda::launch_of<kCapacity>(call, planned, tile_length, at);
-    for (std::int32_t tile = 0; tile < planned.tiles; ++tile, ++at) {
-      if (at == workspace.data() + parts) throw std::out_of_range("more tiles than parts");
-      for (std::int32_t lane = 0; lane < cuda::kWarp; ++lane) {
-        *at += cuda::sum_of_lane(launch, tile, lane);
-      }
-    }
-    for (std::int64_t sum = 0; sum < launch.leaves * batch; ++sum) {
-      const cuda::PartsOfSum of_sum = cuda::parts_of_sum(launch, sum);
-      if (of_sum.count == 0) continue;
-      double total = 0;
-      for (std::int64_t i = 0; i < of_sum.count; ++i) total += of_sum.begin[i];
-      results.at(of_sum.index) = result_of<T>(call.what, total);
-    }
-  }
+  cuda_on_host::sum_squares(call, workspace.data(), parts);
   return results;
 }
 

@@ -6,28 +6,13 @@
 
 #include <cstdint>
 
+#include "kernels/bindings/testing_cuda_threads.h"
 #include "kernels/bindings/testing_stored_arrays.h"
-#include "kernels/cuda/rows_launch.h"
-#include "kernels/cuda/rows_thread.h"
 
 namespace nb = nanobind;
 
 namespace nadam_xla {
 namespace {
-
-template <int kCount, typename T>
-std::int64_t run_launches(const RowsCall<T>& call, const std::int64_t most_blocks) {
-  std::int64_t launches = 0;
-  cuda::each_launch(call, most_blocks,
-                    [&](const cuda::RowsLaunch<T>& launch, const std::int64_t blocks) {
-                      ++launches;
-                      const std::int64_t end = launch.begin + blocks * cuda::kThreads;
-                      for (std::int64_t item = launch.begin; item < end; ++item) {
-                        cuda::update_item<kCount>(launch, item);
-                      }
-                    });
-  return launches;
-}
 
 // The update of rows, in place, as a GPU runs it. Returns the number of launches.
 template <typename T, typename Number>
@@ -58,9 +43,7 @@ std::int64_t update_rows(const Array<T>& coefficients, const std::int64_t batch,
   call.numbers.are_wide = sizeof(Number) == sizeof(std::int64_t);
   call.numbers.count = static_cast<std::int64_t>(numbers.size()) / batch;
   call.numbers.order = order.data();
-  return cuda::elements_of_item(call) == cuda::kGroup
-             ? run_launches<cuda::kGroup>(call, most_blocks)
-             : run_launches<1>(call, most_blocks);
+  return cuda_on_host::update_rows(call, most_blocks);
 }
 
 template <typename T, typename Number>

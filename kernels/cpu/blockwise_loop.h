@@ -172,7 +172,7 @@ class Blocks {
         update_one(Step{mixture, s_.leaf, first}, draws, numbers);
       } else {
         const Leaf end = part_of(s_.leaf, first, left);
-        const LastStep last(end);
+        const LastStep last(end, s_.streams);
         update_one(Step{mixture, last.whole(), 0}, draws, numbers);
         last.copy_back(s_.streams);
       }

@@ -72,7 +72,7 @@ NADAM_XLA_INLINE void encode_wide(const T* const from, void* const to) {
 
 template <typename T>
 NADAM_XLA_INLINE void decode_bfloat16(const void* const from, T* const to) {
-  const auto* const pairs = static_cast<const PairOf16*>(from);
+  const PairOf16* const pairs = static_cast<const PairOf16*>(from);
 #pragma omp simd
   for (std::int64_t i = 0; i < kPairs; ++i) {
     const std::uint32_t pair = pairs[i];
@@ -83,7 +83,7 @@ NADAM_XLA_INLINE void decode_bfloat16(const void* const from, T* const to) {
 
 // No NaN may be there.
 NADAM_XLA_INLINE void encode_bfloat16(const float* const from, void* const to) {
-  auto* const pairs = static_cast<PairOf16*>(to);
+  PairOf16* const pairs = static_cast<PairOf16*>(to);
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
     const HalvesOfFloats x = halves_at_pair(from, i);
     const Halves lower = x.lower | (x.upper & 1);  // ties to even
@@ -94,7 +94,7 @@ NADAM_XLA_INLINE void encode_bfloat16(const float* const from, void* const to) {
 // Nothing may be there from the largest finite number on.
 NADAM_XLA_INLINE void encode_bfloat16(const float* const from, void* const to,
                                       const std::uint32_t* const draws) {
-  auto* const pairs = static_cast<PairOf16*>(to);
+  PairOf16* const pairs = static_cast<PairOf16*>(to);
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
     const HalvesOfFloats x = halves_at_pair(from, i);
     const Halves sum = x.lower + halves_at(draws + i);
@@ -123,7 +123,7 @@ NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to) {
 }
 #else
 NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to) {
-  auto* const pairs = static_cast<PairOf16*>(to);
+  PairOf16* const pairs = static_cast<PairOf16*>(to);
 #pragma omp simd
   for (std::int64_t i = 0; i < kPairs; ++i) {
     pairs[i] = float16_bits_of(from[i]) | float16_bits_of(from[kPairs + i]) << 16;
@@ -133,7 +133,7 @@ NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to) {
 
 template <typename T>
 NADAM_XLA_INLINE void decode_float16(const void* const from, T* const to) {
-  const auto* const pairs = static_cast<const PairOf16*>(from);
+  const PairOf16* const pairs = static_cast<const PairOf16*>(from);
 #pragma omp simd
   for (std::int64_t i = 0; i < kPairs; ++i) {
     const std::uint32_t pair = pairs[i];
@@ -144,7 +144,7 @@ NADAM_XLA_INLINE void decode_float16(const void* const from, T* const to) {
 
 NADAM_XLA_INLINE void encode_float16(const float* const from, void* const to,
                                      const std::uint32_t* const draws) {
-  auto* const pairs = static_cast<PairOf16*>(to);
+  PairOf16* const pairs = static_cast<PairOf16*>(to);
 #pragma omp simd
   for (std::int64_t i = 0; i < kPairs; ++i) {
     const std::uint32_t even = float16_bits_of(from[i], of_even(draws[i]));
@@ -181,7 +181,7 @@ constexpr std::int64_t kBytesOfPair = kBits / 4;
 template <int kBits, typename T>
 NADAM_XLA_INLINE void decode_joined(const void* const from, const void* const remainders,
                                     T* const to) {
-  const auto* const pairs = static_cast<const PairOf16*>(from);
+  const PairOf16* const pairs = static_cast<const PairOf16*>(from);
   alignas(64) float numbers[kStep];
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
     const void* const beside = static_cast<const char*>(remainders) + i * kBytesOfPair<kBits>;
@@ -207,7 +207,7 @@ NADAM_XLA_INLINE HalvesOfFloats rounded_for(const HalvesOfFloats x,
 template <int kBits>
 NADAM_XLA_INLINE void encode_split(const float* const from, void* const to, void* const remainders,
                                    const std::uint32_t* const draws) {
-  auto* const pairs = static_cast<PairOf16*>(to);
+  PairOf16* const pairs = static_cast<PairOf16*>(to);
   for (std::int64_t i = 0; i < kPairs; i += kWordsOfVector) {
     const HalvesOfFloats x =
         rounded_for<kBits>(halves_at_pair(from, i), draws == nullptr ? nullptr : draws + i);

@@ -25,9 +25,11 @@ void decode(const Storage stored, const void* const from, const std::int64_t len
     case Storage::kF64:
       return run(static_cast<const double*>(from), itself);
     case Storage::kBF16:
-      return run(static_cast<const std::uint16_t*>(from), of_bfloat16);
+      return run(static_cast<const std::uint16_t*>(from),
+                 [](const std::uint16_t x) { return of_bfloat16(x); });
     default:
-      return run(static_cast<const std::uint16_t*>(from), of_float16);
+      return run(static_cast<const std::uint16_t*>(from),
+                 [](const std::uint16_t x) { return of_float16(x); });
   }
 }
 

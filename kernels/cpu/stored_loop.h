@@ -249,9 +249,12 @@ void run_mixture(const UpdateStretch<T>& s, const Mixture& mixture) {
 // The memory of one step, for the end of a stretch that has no whole step left.
 class LastStep {
  public:
-  explicit LastStep(const Leaf& leaf) : leaf_(leaf), whole_(leaf) {
+  // Of a stream that a call lacks no memory is read: an entry of stacks has none of it.
+  LastStep(const Leaf& leaf, const StreamSet streams) : leaf_(leaf), whole_(leaf) {
     for (int i = 0; i < kStreams; ++i) {
-      copy(leaf.in[i], in_[i], leaf.length * size_of(leaf.stored[i]));
+      if (streams.has(static_cast<Stream>(i))) {
+        copy(leaf.in[i], in_[i], leaf.length * size_of(leaf.stored[i]));
+      }
       whole_.in[i] = in_[i];
     }
     for (int i = 0; i < kResults; ++i) whole_.out[i] = out_[i];
@@ -282,7 +285,7 @@ void run_stored(const UpdateStretch<T>& s, const bool is_change_of_stored) {
   run_mixture<kReturns, kAveraging>(part, mixture);
   if (rest == 0) return;
   const Leaf end = part_of(s.leaf, whole, rest);
-  const LastStep last(end);
+  const LastStep last(end, s.streams);
   part.leaf = last.whole();
   part.first = s.first + whole;
   run_mixture<kReturns, kAveraging>(part, mixture);

@@ -21,7 +21,11 @@ struct UpdateAttributes {
   Rounding rounding;
 };
 
-UpdateAttributes attributes_v1(bool returns_change);
+// That of nadam_xla_update_v1, which must be there: returns_change.
+UpdateAttributes decode_attributes_v1(const xla::ffi::Dictionary& attributes);
+
+// That of nadam_xla_update_entry_v1, which must be there: first_row.
+UpdateAttributes decode_attributes_entry(const xla::ffi::Dictionary& attributes);
 
 // returns_change, streams and first_row; and rounding, 0 to the nearest or 1 stochastic, which is
 // not there in programs that were exported before it was. Throws std::invalid_argument for any that
@@ -55,7 +59,8 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes,
 //             many; one more where the call has to wait for it, unread
 //   results   params * n, mu * n, nu * n, each in the memory of its stack
 template <typename T>
-UpdateCall<T> decode_update_entry(std::int64_t first_row, const xla::ffi::AnyBuffer& index,
+UpdateCall<T> decode_update_entry(const UpdateAttributes& attributes,
+                                  const xla::ffi::AnyBuffer& index,
                                   const xla::ffi::AnyBuffer& coefficients,
                                   const xla::ffi::RemainingArgs& leaves,
                                   const xla::ffi::RemainingRets& results);
@@ -109,11 +114,13 @@ extern template UpdateCall<double> decode_update(const UpdateAttributes&,
                                                  const xla::ffi::AnyBuffer&,
                                                  const xla::ffi::RemainingArgs&,
                                                  const xla::ffi::RemainingRets&);
-extern template UpdateCall<float> decode_update_entry(std::int64_t, const xla::ffi::AnyBuffer&,
+extern template UpdateCall<float> decode_update_entry(const UpdateAttributes&,
+                                                      const xla::ffi::AnyBuffer&,
                                                       const xla::ffi::AnyBuffer&,
                                                       const xla::ffi::RemainingArgs&,
                                                       const xla::ffi::RemainingRets&);
-extern template UpdateCall<double> decode_update_entry(std::int64_t, const xla::ffi::AnyBuffer&,
+extern template UpdateCall<double> decode_update_entry(const UpdateAttributes&,
+                                                       const xla::ffi::AnyBuffer&,
                                                        const xla::ffi::AnyBuffer&,
                                                        const xla::ffi::RemainingArgs&,
                                                        const xla::ffi::RemainingRets&);

@@ -30,8 +30,18 @@ Rounding rounding_of(const xla::ffi::Dictionary& attributes) {
 
 }  // namespace
 
-UpdateAttributes attributes_v1(const bool returns_change) {
-  return {RowLayout::kV1, StreamSet::with_params(), returns_change, 0, Rounding::kNearest};
+UpdateAttributes decode_attributes_v1(const xla::ffi::Dictionary& attributes) {
+  if (attributes.size() != 1) {
+    refuse("got ", attributes.size(), " attributes; there is returns_change");
+  }
+  return {RowLayout::kV1, StreamSet::with_params(),
+          attribute<bool>(attributes, "returns_change", "a bool"), 0, Rounding::kNearest};
+}
+
+UpdateAttributes decode_attributes_entry(const xla::ffi::Dictionary& attributes) {
+  if (attributes.size() != 1) refuse("got ", attributes.size(), " attributes; there is first_row");
+  return {RowLayout::kV2, StreamSet::with_params(), false, first_row_of(attributes),
+          Rounding::kNearest};
 }
 
 UpdateAttributes decode_attributes_v2(const xla::ffi::Dictionary& attributes) {

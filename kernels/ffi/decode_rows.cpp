@@ -49,7 +49,9 @@ RowNumbers check_indices(const AnyBuffer& indices, const std::int64_t batch) {
   if (touched > RowNumbers::kMostTouched) {
     refuse("indices has ", touched, " numbers; there may be ", RowNumbers::kMostTouched);
   }
-  return {indices.untyped_data(), type == DataType::S64, touched};
+  const bool are_wide = type == DataType::S64;
+  check_elements("indices", indices, are_wide ? sizeof(std::int64_t) : sizeof(std::int32_t));
+  return {indices.untyped_data(), are_wide, touched};
 }
 
 void check_table_shape(const LeafShape& table, const std::int64_t batch) {
@@ -92,17 +94,30 @@ const std::int32_t* check_order(const AnyBuffer& order, const AnyBuffer& indices
     refuse("order is ", order.element_type(), to_string(order.dimensions()),
            "; it must be S32 and have the shape ", to_string(indices.dimensions()), " of indices");
   }
+  check_elements("order", order, sizeof(std::int32_t));
   return static_cast<const std::int32_t*>(order.untyped_data());
 }
 
+// Else an update would overwrite the numbers of the rows that are still to be updated.
+void check_apart(const AnyBuffer& workspace, const Group group, const AnyBuffer& result,
+                 const std::int64_t bytes) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(workspace.untyped_data());
+  const auto of_result = reinterpret_cast<std::uintptr_t>(result.untyped_data());
+  const auto size = static_cast<std::uintptr_t>(elements_of("the workspace", workspace));
+  const auto end_of_result = of_result + static_cast<std::uintptr_t>(bytes);
+  const bool are_empty = size == 0 || bytes == 0;
+  if (are_empty || of_result >= begin + size || begin >= end_of_result) return;
+  refuse("the workspace overlaps ", BufferName{group, 0});
+}
+
 void* check_workspace(const AnyBuffer& workspace, const std::int64_t touched) {
-  const auto size = static_cast<std::int64_t>(workspace.size_bytes());
-  const auto address = reinterpret_cast<std::uintptr_t>(workspace.untyped_data());
-  if (workspace.element_type() != DataType::U8 || size < RowNumbers::workspace_bytes(touched) ||
-      address % alignof(std::uint64_t) != 0) {
+  if (workspace.element_type() != DataType::U8 ||
+      elements_of("the workspace", workspace) < RowNumbers::workspace_bytes(touched) ||
+      !is_memory_of(touched, alignof(std::uint64_t), workspace.untyped_data())) {
     refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
            "; it must be U8[", RowNumbers::workspace_bytes(touched), "], for ", touched,
-           " indices, at an address that is a multiple of ", alignof(std::uint64_t));
+           " indices, at an address that is a multiple of ", alignof(std::uint64_t),
+           ", and not null");
   }
   return workspace.untyped_data();
 }
@@ -131,7 +146,13 @@ RowsCall<T> decode_rows(const UpdateAttributes& attributes, const SortedBy sorte
   call.numbers = check_indices(indices, batch);
   check_table_shape(table, batch);
   check_grads(table, buffers.operand(Stream::kGrads, 0), indices);
-  call.of.leaves.push_back(decode_leaf<T>(attributes, buffers, 0));
+  Leaf leaf = decode_leaf<T>(attributes, buffers, 0);
+  const auto elements = [&](const Stream stream) {
+    return elements_of(BufferName{{name_of(stream)}, 0}, buffers.operand(stream, 0));
+  };
+  leaf.length = elements_of_entry(elements(Stream::kParams), batch);
+  check_memory(streams, buffers, 0, leaf, elements(Stream::kGrads), elements(Stream::kParams));
+  call.of.leaves.push_back(leaf);
   for (int i = 0; i < kResults; ++i) {
     if (!streams.has_result(i)) continue;
     const Stream stream = stream_of_result(i);
@@ -139,13 +160,17 @@ RowsCall<T> decode_rows(const UpdateAttributes& attributes, const SortedBy sorte
     check_same_shape(table, {name_of(stream), true}, buffers.result(i, 0));
     check_in_place(stream, buffers.operand(stream, 0), buffers.result(i, 0));
   }
-  call.of.leaves[0].length = elements_of_entry(table.dimensions, batch);
   call.columns = columns_of(table.dimensions, batch);
   if (sorted_by == SortedBy::kOperands) {
     call.numbers.order = check_order(Operands(operands)[streams.count()], indices);
   } else {
-    call.numbers.workspace =
-        check_workspace(Results(results)[streams.count_results()], call.numbers.count);
+    const AnyBuffer workspace = Results(results)[streams.count_results()];
+    call.numbers.workspace = check_workspace(workspace, call.numbers.count);
+    for (int i = 0; i < kResults; ++i) {
+      if (!streams.has_result(i)) continue;
+      check_apart(workspace, {name_of(stream_of_result(i)), true}, buffers.result(i, 0),
+                  elements(Stream::kParams) * size_of(leaf.storage_of_result(i)));
+    }
   }
   return call;
 }

@@ -4,6 +4,14 @@
 namespace nadam_xla::ffi {
 namespace {
 
+struct OperandNumber {
+  std::size_t number;
+};
+
+std::ostream& operator<<(std::ostream& out, const OperandNumber operand) {
+  return out << "operand " << operand.number;
+}
+
 // How a leaf of the sums of squares is stored, whose result is of T.
 template <typename T>
 Storage storage_of_squared(const std::size_t leaf, const AnyBuffer& buffer) {
@@ -37,6 +45,7 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::Dictionary& attributes,
     refuse("the result is ", results.element_type(), to_string(shape), "; it must be [", n,
            "], a sum for each leaf, or [batch, ", n, "]");
   }
+  check_elements("the result", results, sizeof(T));
   SumSquaresCall<T> call{
       is_batched ? shape[0] : 1, {}, static_cast<T*>(results.untyped_data()), what};
   call.leaves.reserve(n);
@@ -48,8 +57,9 @@ SumSquaresCall<T> decode_sum_squares(const xla::ffi::Dictionary& attributes,
       refuse("operand ", i, " is ", leaf.element_type(), to_string(dimensions), "; the result is ",
              results.element_type(), to_string(shape), ", so its first axis must be that batch");
     }
-    call.leaves.push_back({leaf.untyped_data(), storage_of_squared<T>(i, leaf),
-                           elements_of_entry(dimensions, call.batch)});
+    const Storage stored = storage_of_squared<T>(i, leaf);
+    const std::int64_t elements = check_elements(OperandNumber{i}, leaf, size_of(stored));
+    call.leaves.push_back({leaf.untyped_data(), stored, elements_of_entry(elements, call.batch)});
   }
   return call;
 }
@@ -64,7 +74,12 @@ Bytes decode_workspace(const xla::ffi::RemainingRets& results) {
     refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
            "; it must be ", DataType::U8);
   }
-  return {workspace.untyped_data(), static_cast<std::int64_t>(workspace.size_bytes())};
+  // A GPU keeps doubles in it.
+  const Bytes bytes{workspace.untyped_data(), elements_of("the workspace", workspace)};
+  if (!is_memory_of(bytes.size, sizeof(double), bytes.data)) {
+    refuse_memory("the workspace", workspace, sizeof(double));
+  }
+  return bytes;
 }
 
 template SumSquaresCall<float> decode_sum_squares(const xla::ffi::Dictionary&,

@@ -7,13 +7,14 @@ namespace nadam_xla::ffi {
 namespace {
 
 // The elements of one batch entry of a leaf of the update.
-std::int64_t entry_length(const LeafShape& shape, std::int64_t batch) {
+std::int64_t entry_length(const LeafShape& shape, const std::int64_t elements,
+                          const std::int64_t batch) {
   if (batch != 1 && !has_batch_axis(shape.dimensions, batch)) {
     refuse(BufferName{{shape.first_stream}, shape.leaf}, " has the shape ",
            to_string(shape.dimensions), "; its first axis must be the batch of ", batch,
            " that coefficients has");
   }
-  return elements_of_entry(shape.dimensions, batch);
+  return elements_of_entry(elements, batch);
 }
 
 // Checks the counts of all but the table; returns how many leaves there are.
@@ -37,7 +38,8 @@ Entry check_entry(const AnyBuffer& index, const Dimensions& stack) {
     refuse("index is ", index.element_type(), to_string(index.dimensions()), "; it must be ",
            DataType::S32, "[]");
   }
-  if (stack.size() == 0 || stack[0] == 0) {
+  check_elements("index", index, sizeof(std::int32_t));
+  if (stack.size() == 0 || stack[0] <= 0) {
     refuse("params[0] has the shape ", to_string(stack), "; it must be a stack of entries");
   }
   return {static_cast<const std::int32_t*>(index.untyped_data()), stack[0]};
@@ -67,7 +69,8 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
   const Buffers buffers(attributes, leaves, results);
   const Stream first = streams.has(Stream::kParams) ? Stream::kParams : Stream::kGrads;
   for (std::size_t leaf = 0; leaf < buffers.leaves(); ++leaf) {
-    const LeafShape shape{leaf, name_of(first), buffers.operand(first, leaf).dimensions()};
+    const AnyBuffer of_shape = buffers.operand(first, leaf);
+    const LeafShape shape{leaf, name_of(first), of_shape.dimensions()};
     for (int i = 0; i < kStreams; ++i) {
       const auto stream = static_cast<Stream>(i);
       if (streams.has(stream)) {
@@ -79,8 +82,11 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
         check_same_shape(shape, {name_of(stream_of_result(i)), true}, buffers.result(i, leaf));
       }
     }
-    call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
-    call.leaves.back().length = entry_length(shape, call.batch);
+    Leaf decoded = decode_leaf<T>(attributes, buffers, leaf);
+    const std::int64_t elements = elements_of(BufferName{{name_of(first)}, leaf}, of_shape);
+    check_memory(streams, buffers, leaf, decoded, elements, elements);
+    decoded.length = entry_length(shape, elements, call.batch);
+    call.leaves.push_back(decoded);
     if (streams.has_scales()) {
       call.scales.push_back(decode_scales(streams, buffers, shape, call.batch));
     }
@@ -89,12 +95,10 @@ UpdateCall<T> decode_update(const UpdateAttributes& attributes, const AnyBuffer&
 }
 
 template <typename T>
-UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer& index,
+UpdateCall<T> decode_update_entry(const UpdateAttributes& attributes, const AnyBuffer& index,
                                   const AnyBuffer& coefficients,
                                   const xla::ffi::RemainingArgs& leaves,
                                   const xla::ffi::RemainingRets& results) {
-  const UpdateAttributes attributes{RowLayout::kV2, StreamSet::with_params(), false, first_row,
-                                    Rounding::kNearest};
   UpdateCall<T> call =
       decode_table<T>(attributes, coefficients, count_leaves(attributes, leaves, results));
   const Buffers buffers(attributes, leaves, results);
@@ -116,8 +120,14 @@ UpdateCall<T> decode_update_entry(const std::int64_t first_row, const AnyBuffer&
         refuse("the result of ", BufferName{{name_of(stream)}, leaf}, " is not in its memory");
       }
     }
-    call.leaves.push_back(decode_leaf<T>(attributes, buffers, leaf));
-    call.leaves.back().length = elements_of(shape.dimensions);
+    Leaf decoded = decode_leaf<T>(attributes, buffers, leaf);
+    const auto elements = [&](const Stream stream) {
+      return elements_of(BufferName{{name_of(stream)}, leaf}, buffers.operand(stream, leaf));
+    };
+    decoded.length = elements(Stream::kGrads);
+    check_memory(attributes.streams, buffers, leaf, decoded, decoded.length,
+                 elements(Stream::kParams));
+    call.leaves.push_back(decoded);
   }
   return call;
 }
@@ -129,11 +139,11 @@ template UpdateCall<double> decode_update(const UpdateAttributes&, const AnyBuff
                                           const xla::ffi::RemainingArgs&,
                                           const xla::ffi::RemainingRets&);
 
-template UpdateCall<float> decode_update_entry(std::int64_t, const AnyBuffer&, const AnyBuffer&,
-                                               const xla::ffi::RemainingArgs&,
+template UpdateCall<float> decode_update_entry(const UpdateAttributes&, const AnyBuffer&,
+                                               const AnyBuffer&, const xla::ffi::RemainingArgs&,
                                                const xla::ffi::RemainingRets&);
-template UpdateCall<double> decode_update_entry(std::int64_t, const AnyBuffer&, const AnyBuffer&,
-                                                const xla::ffi::RemainingArgs&,
+template UpdateCall<double> decode_update_entry(const UpdateAttributes&, const AnyBuffer&,
+                                                const AnyBuffer&, const xla::ffi::RemainingArgs&,
                                                 const xla::ffi::RemainingRets&);
 
 }  // namespace nadam_xla::ffi

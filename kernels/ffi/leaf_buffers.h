@@ -202,6 +202,43 @@ Leaf decode_leaf(const UpdateAttributes& attributes, const Buffers& buffers,
   return decoded;
 }
 
+// Whether all addresses of a leaf are multiples of the largest element's size, and none is null, as
+// XLA has them. Where a leaf lacks a stream, it has the address of another.
+inline bool is_well_aligned(const Leaf& leaf) {
+  std::uintptr_t bits = 0;
+  bool is_there = true;
+  const auto add = [&](const void* const data) {
+    bits |= reinterpret_cast<std::uintptr_t>(data);
+    is_there = is_there && data != nullptr;
+  };
+  for (const void* const data : leaf.in) add(data);
+  for (const void* const data : leaf.out) add(data);
+  return is_there && bits % sizeof(double) == 0;
+}
+
+// Checks the memory of a leaf that has been decoded. Its gradients may have other elements than all
+// else.
+inline void check_memory(const StreamSet streams, const Buffers& buffers, const std::size_t leaf,
+                         const Leaf& decoded, const std::int64_t elements_of_grads,
+                         const std::int64_t elements) {
+  if (is_well_aligned(decoded)) return;
+  for (int i = 0; i < kStreams; ++i) {
+    const auto stream = static_cast<Stream>(i);
+    if (!streams.has(stream)) continue;
+    const std::int64_t size = size_of(decoded.stored[i]);
+    const std::int64_t of_stream = stream == Stream::kGrads ? elements_of_grads : elements;
+    if (is_memory_of(of_stream, size, decoded.in[i])) continue;
+    refuse_memory(BufferName{{name_of(stream)}, leaf}, buffers.operand(stream, leaf), size);
+  }
+  for (int i = 0; i < kResults; ++i) {
+    if (!streams.has_result(i)) continue;
+    const std::int64_t size = size_of(decoded.storage_of_result(i));
+    if (is_memory_of(elements, size, decoded.out[i])) continue;
+    refuse_memory(BufferName{{name_of(stream_of_result(i)), true}, leaf}, buffers.result(i, leaf),
+                  size);
+  }
+}
+
 // Those of a leaf that has been decoded, in a call of so many batch entries.
 inline Scales decode_scales(const StreamSet streams, const Buffers& buffers, const LeafShape& shape,
                             const std::int64_t batch) {
@@ -219,6 +256,8 @@ inline Scales decode_scales(const StreamSet streams, const Buffers& buffers, con
     const AnyBuffer after = buffers.result(result_of(stream), shape.leaf);
     check_scales(shape, {name_of(stream)}, before);
     check_scales(shape, {name_of(stream), true}, after);
+    check_elements(BufferName{{name_of(stream)}, shape.leaf}, before, sizeof(float));
+    check_elements(BufferName{{name_of(stream), true}, shape.leaf}, after, sizeof(float));
     scales.in[i] = static_cast<const float*>(before.untyped_data());
     scales.out[i] = static_cast<float*>(after.untyped_data());
   }

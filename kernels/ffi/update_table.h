@@ -97,6 +97,7 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
     refuse("coefficients is F64; where moments have scales it must be F32");
   }
   const Table table = check_table(coefficients, attributes, n);
+  check_elements("coefficients", coefficients, sizeof(T));
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
   call.format = table.format;

@@ -137,15 +137,37 @@ def test_a_malformed_call_is_an_error_that_names_the_operand(case: str) -> None:
         jax.block_until_ready(call(operands, results))
 
 
-def test_no_operand_at_all_is_an_error() -> None:
-    with pytest.raises(Exception, match="Wrong number of arguments"):
-        jax.block_until_ready(call([], like(x)))
+@pytest.mark.parametrize(
+    ("target", "operands", "names"),
+    [
+        ("update_v1", 0, "coefficients"),
+        ("update_v2", 0, "coefficients"),
+        ("update_entry_v1", 1, "index and coefficients"),
+        ("update_rows_v1", 1, "coefficients and indices"),
+    ],
+)
+def test_without_the_first_operands_there_is_an_error(
+    target: str, operands: int, names: str
+) -> None:
+    handler = jax.ffi.ffi_call(f"nadam_xla_{target}", like(x))
+    message = f"nadam_xla_{target}: got {operands} operands; there must be {names} first"
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(handler(*[x] * operands))
 
 
-def test_a_missing_attribute_is_an_error() -> None:
-    handler = jax.ffi.ffi_call("nadam_xla_update_v2", like(x, x, x))
-    with pytest.raises(Exception, match=r"returns_change|number of attributes"):
-        jax.block_until_ready(handler(f32(1, 1, K), x, x, x, x))
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("update_v1", "got 0 attributes; there is returns_change"),
+        ("update_v2", "got 0 attributes; there are returns_change, streams and first_row"),
+        ("update_entry_v1", "got 0 attributes; there is first_row"),
+        ("update_rows_v1", "got 0 attributes; there are streams, first_row and rounding"),
+    ],
+)
+def test_a_missing_attribute_is_an_error(target: str, message: str) -> None:
+    handler = jax.ffi.ffi_call(f"nadam_xla_{target}", like(x, x, x))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"nadam_xla_{target}: {message}"):
+        jax.block_until_ready(handler(f32(1, 1, K), f32(1, 1, K), x, x, x, x))
 
 
 def test_version_1_has_rows_without_the_decay_rates_and_the_learning_rate() -> None:
