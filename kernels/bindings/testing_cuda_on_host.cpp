@@ -149,7 +149,6 @@ std::size_t update(const Array<T>& coefficients, const std::int64_t batch, const
 template <typename T>
 std::vector<T> sum_squares(const std::vector<StoredArray>& leaves, const std::int64_t batch,
                            const std::int64_t parts, const bool norms) {
-  constexpr std::size_t kCapacity = cuda::kSumSquaresCapacity<T, cuda::kSmallParameters>;
   std::vector<T> results(leaves.size() * batch);
   SumSquaresCall<T> call{batch, {}, results.data(), norms ? OfSquares::kNorm : OfSquares::kSum};
   for (const auto& [bytes, dtype] : leaves) {

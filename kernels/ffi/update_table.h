@@ -96,8 +96,8 @@ UpdateCall<T> decode_table(const UpdateAttributes& attributes, const AnyBuffer& 
   if (attributes.streams.has_scales() && kStorageOf<T> == Storage::kF64) {
     refuse("coefficients is F64; where moments have scales it must be F32");
   }
-  const Table table = check_table(coefficients, attributes, n);
   check_elements("coefficients", coefficients, sizeof(T));
+  const Table table = check_table(coefficients, attributes, n);
   UpdateCall<T> call;
   call.coefficients = static_cast<const T*>(coefficients.untyped_data());
   call.format = table.format;

@@ -319,7 +319,7 @@ Call sums_call(const Platform platform, Random& random) {
   const Dimensions sums = is_batched ? Dimensions{batch, n} : Dimensions{n};
   call.results = {buffer_of(call, type, sums, random)};
   if (platform == Platform::kCuda || random.once_in(2)) {
-    call.results.push_back(buffer_of(call, kU8, {8 * (n * batch + random.below(64))}, random));
+    call.results.push_back(buffer_of(call, kU8, {8 * (n * batch + 1 + random.below(64))}, random));
   }
   if (random.once_in(2)) call.attributes["norms"] = {kBool, random.below(2)};
   return call;

@@ -131,6 +131,8 @@ std::vector<FixedCall> fixed_calls() {
             for (int i = 0; i < 3; ++i) call.results[i].dimensions = {0, kLarge, kLarge};
           },
           "params[0] is F32[0,4294967296,4294967296]; no dimension"),
+      update([](Call& call) { call.operands[0].dimensions[1] = INT64_MIN; },
+             "coefficients is F32[1,-9223372036854775808,23]; no dimension"),
       // Addresses that were read or written.
       update([](Call& call) { call.operands[2].data = nullptr; },
              "grads[0] is F32[2,3] at the address 0; it must be a multiple of 4, and not null"),
