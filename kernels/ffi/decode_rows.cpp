@@ -111,9 +111,9 @@ void check_apart(const AnyBuffer& workspace, const Group group, const AnyBuffer&
 }
 
 void* check_workspace(const AnyBuffer& workspace, const std::int64_t touched) {
-  if (workspace.element_type() != DataType::U8 ||
-      elements_of("the workspace", workspace) < RowNumbers::workspace_bytes(touched) ||
-      !is_memory_of(touched, alignof(std::uint64_t), workspace.untyped_data())) {
+  const std::int64_t bytes = elements_of("the workspace", workspace);
+  if (workspace.element_type() != DataType::U8 || bytes < RowNumbers::workspace_bytes(touched) ||
+      !is_memory_of(bytes, alignof(std::uint64_t), workspace.untyped_data())) {
     refuse("the workspace is ", workspace.element_type(), to_string(workspace.dimensions()),
            "; it must be U8[", RowNumbers::workspace_bytes(touched), "], for ", touched,
            " indices, at an address that is a multiple of ", alignof(std::uint64_t),
