@@ -3,6 +3,8 @@
 import pytest
 import tensorflow as tf
 
+DEVICES = ["CPU:0", "CPU:1"]
+
 
 def start(tests: str) -> None:
     """Makes TensorFlow start with them; ``tests`` is what needs them.

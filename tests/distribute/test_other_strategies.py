@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from processes import output_of
+from two_cpus import DEVICES
 
 from nadam_xla.keras import Nadam, update_path
 
@@ -73,8 +74,7 @@ def test_under_a_tpu_strategy_it_would_be_the_parents_update() -> None:
 @pytest.mark.filterwarnings("ignore:nadam_xla's fused update does not run under CentralStorage")
 def test_central_storage_is_beyond_stock(kind: Any) -> None:
     """Its momentum product has no aggregation, which this strategy asks for."""
-    devices = ["CPU:0", "CPU:1"]
-    strategy = tf.distribute.experimental.CentralStorageStrategy(devices, "CPU:0")
+    strategy = tf.distribute.experimental.CentralStorageStrategy(DEVICES, "CPU:0")
     with strategy.scope():
         variable, optimizer = keras.Variable(np.ones(3, "f")), kind(0.1)
         optimizer.build([variable])

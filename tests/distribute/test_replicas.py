@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from two_cpus import DEVICES
 
 from nadam_xla.keras import Nadam
 from nadam_xla.keras.optimizer_state import LeafFacts, state_of
@@ -20,12 +21,6 @@ from nadam_xla.keras.tensorflow_compiled import Leaves, update
 from nadam_xla.keras.tensorflow_leaves import tensorflow_variable
 
 Stock = keras.optimizers.Nadam
-DEVICES = ["CPU:0", "CPU:1"]
-
-
-@pytest.fixture(scope="module")
-def mirrored() -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy(DEVICES)
 
 
 def network(dtype: str = "float32") -> keras.Model:

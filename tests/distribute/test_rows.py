@@ -15,11 +15,6 @@ HEIGHT, WIDTH = 11, 5
 pytestmark = pytest.mark.filterwarnings("error:.*Keras's own update")
 
 
-@pytest.fixture(scope="module")
-def mirrored() -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def clipped(touched: Touched) -> Touched:
     """What a replica adds to the sum of all."""
     sums = touched.summed(HEIGHT)
