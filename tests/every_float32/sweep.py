@@ -1,8 +1,9 @@
 """Every float32 through every encoder and decoder of the update.
 
-``python sweep.py check 0 2`` compares each stored number of the first of two parts with an
-independent rule; with ``digest`` it only computes them. Either prints a digest of all bits, so that
-of several instruction sets one is checked, and the others need but print the same.
+``python sweep.py check 0 2 7`` compares each stored number of the first of two parts with an
+independent rule, where 7 is the seed by which the numbers fall into parts; with ``digest`` it only
+computes them. Either prints a digest of all bits, so that of several instruction sets one is
+checked, and the others need but print the same.
 
 What the CUDA kernels' encoders and decoders give on the host is compared with what the CPU's give;
 where that flushes subnormal numbers, with the rule.
@@ -316,12 +317,13 @@ def numbers(arrays: Mapping[str, jax.Array]) -> Arrays:
     return {name: np.asarray(x) for name, x in arrays.items()}
 
 
-def starts(part: int, parts: int) -> range:
+def starts(part: int, parts: int, seed: int) -> list[int]:
     """The first positive number of each chunk of one of the parts, as bits."""
-    return range(0, SIGN, CHUNK)[part::parts]
+    shuffled = np.random.default_rng(seed).permutation(np.arange(0, SIGN, CHUNK))
+    return [int(start) for start in shuffled[part::parts]]
 
 
-def run(part: int, parts: int, *, checks: bool) -> np.uint64:
+def run(part: int, parts: int, seed: int, *, checks: bool) -> np.uint64:
     """The digest of all that the kernel stores and reads of one of the parts."""
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)
@@ -329,7 +331,7 @@ def run(part: int, parts: int, *, checks: bool) -> np.uint64:
     if rules:
         compare(read, rules.of_stored(), 0)
         compare(read_on_gpu(), rules.of_stored(), 0)
-    for start in starts(part, parts):
+    for start in starts(part, parts, seed):
         positive, negative = (
             [numbers(f(np.uint32(first))) for f in (stored_numbers, joined_pairs)]
             for first in (start, start + SIGN)
@@ -345,6 +347,6 @@ def run(part: int, parts: int, *, checks: bool) -> np.uint64:
 
 
 if __name__ == "__main__":
-    command, part, parts = sys.argv[1:]
-    digest = run(int(part), int(parts), checks=command == "check")
+    command, *which = sys.argv[1:]
+    digest = run(*map(int, which), checks=command == "check")
     print(_native.instruction_set(), digest)
