@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <string>
@@ -11,7 +12,6 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sum_squares.h"
 #include "kernels/cuda/update.h"
-#include "kernels/ffi/buffers.h"
 #include "kernels/ffi/decode.h"
 #include "kernels/ffi/run_target.h"
 #include "kernels/ffi/targets.h"
@@ -20,78 +20,43 @@
 namespace nadam_xla::ffi {
 namespace {
 
+using xla::ffi::Dictionary;
 using xla::ffi::Error;
 using xla::ffi::RemainingArgs;
 using xla::ffi::RemainingRets;
 
-// `attributes` returns the call's; what it throws becomes an error, too.
-template <typename Attributes>
-Error update(const RowLayout layout, cudaStream_t stream, const RemainingArgs& operands,
-             const RemainingRets& results, const Attributes& attributes) {
-  return run_target(update_target(layout), [&] {
-    const Operands all(operands);
-    const auto first = leading<1>(all, "operands", "coefficients");
-    run_typed("coefficients", first[0], [&](auto element) {
-      using T = decltype(element);
-      cuda::update(decode_update<T>(attributes(), first[0], all.behind(1), results), stream);
-    });
-  });
-}
-
 Error update_v1(cudaStream_t stream, const RemainingArgs operands, const RemainingRets results,
-                const xla::ffi::Dictionary attributes) {
-  return update(RowLayout::kV1, stream, operands, results,
-                [&] { return decode_attributes_v1(attributes); });
+                const Dictionary attributes) {
+  return run_update<RowLayout::kV1>(operands, results, attributes,
+                                    [&](const auto& call) { cuda::update(call, stream); });
 }
 
 Error update_v2(cudaStream_t stream, const RemainingArgs operands, const RemainingRets results,
-                const xla::ffi::Dictionary attributes) {
-  return update(RowLayout::kV2, stream, operands, results,
-                [&] { return decode_attributes_v2(attributes); });
+                const Dictionary attributes) {
+  return run_update<RowLayout::kV2>(operands, results, attributes,
+                                    [&](const auto& call) { cuda::update(call, stream); });
 }
 
 Error update_entry(cudaStream_t stream, const RemainingArgs operands, const RemainingRets results,
-                   const xla::ffi::Dictionary attributes) {
-  return run_target(kUpdateEntryTarget, [&] {
-    const Operands all(operands);
-    const auto first = leading<2>(all, "operands", "index and coefficients");
-    run_typed("coefficients", first[1], [&](auto element) {
-      using T = decltype(element);
-      cuda::update(decode_update_entry<T>(decode_attributes_entry(attributes), first[0], first[1],
-                                          all.behind(2), results),
-                   stream);
-    });
-  });
+                   const Dictionary attributes) {
+  return run_update_entry(operands, results, attributes,
+                          [&](const auto& call) { cuda::update(call, stream); });
 }
 
 Error update_rows(cudaStream_t stream, const RemainingArgs operands, const RemainingRets results,
-                  const xla::ffi::Dictionary attributes) {
-  return run_target(kUpdateRowsTarget, [&] {
-    const Operands all(operands);
-    const auto first = leading<2>(all, "operands", "coefficients and indices");
-    run_typed("coefficients", first[0], [&](auto element) {
-      using T = decltype(element);
-      const auto call = decode_rows<T>(decode_attributes_rows(attributes), SortedBy::kOperands,
-                                       first[0], first[1], all.behind(2), results);
-      cuda::update_rows(call, stream);
-    });
-  });
+                  const Dictionary attributes) {
+  return run_update_rows<SortedBy::kOperands>(
+      operands, results, attributes, [&](const auto& call) { cuda::update_rows(call, stream); });
 }
 
 Error sum_squares(cudaStream_t stream, const RemainingArgs leaves, const RemainingRets results,
-                  const xla::ffi::Dictionary attributes) {
-  return run_target(kSumSquaresTarget, [&] {
-    const Results all(results);
-    const auto first = leading<1>(all, "results", "the sums");
-    run_typed("the result", first[0], [&](auto element) {
-      using T = decltype(element);
-      const Bytes bytes = decode_workspace(all.behind(1));
-      cuda::sum_squares(decode_sum_squares<T>(attributes, leaves, first[0]),
-                        {static_cast<double*>(bytes.data),
-                         bytes.size / static_cast<std::int64_t>(sizeof(double))},
-                        stream);
-    });
-  });
+                  const Dictionary attributes) {
+  return run_sum_squares(
+      leaves, results, attributes, [&](const auto& call, const RemainingRets& workspace) {
+        const Bytes bytes = decode_workspace(workspace);
+        const std::int64_t parts = bytes.size / static_cast<std::int64_t>(sizeof(double));
+        cuda::sum_squares(call, {static_cast<double*>(bytes.data), parts}, stream);
+      });
 }
 
 // XLA calls this before each run of a program, outside of any capture.

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "kernels/bindings/testing_cuda_threads.h"
-#include "kernels/ffi/buffers.h"
 #include "kernels/ffi/decode.h"
 #include "kernels/ffi/run_target.h"
 #include "kernels/ffi/targets.h"
@@ -20,74 +19,41 @@ using xla::ffi::RemainingRets;
 
 constexpr std::int64_t kMostBlocks = 3;  // so that there are several launches
 
-template <typename Attributes>
-Error update(const RowLayout layout, const RemainingArgs& operands, const RemainingRets& results,
-             const Attributes& attributes) {
-  return run_target(update_target(layout), [&] {
-    const Operands all(operands);
-    const auto first = leading<1>(all, "operands", "coefficients");
-    run_typed("coefficients", first[0], [&](auto element) {
-      using T = decltype(element);
-      cuda_on_host::update(decode_update<T>(attributes(), first[0], all.behind(1), results));
-    });
-  });
-}
-
 Error update_v1(const RemainingArgs operands, const RemainingRets results,
                 const Dictionary attributes) {
-  return update(RowLayout::kV1, operands, results,
-                [&] { return decode_attributes_v1(attributes); });
+  return run_update<RowLayout::kV1>(operands, results, attributes,
+                                    [](const auto& call) { cuda_on_host::update(call); });
 }
 
 Error update_v2(const RemainingArgs operands, const RemainingRets results,
                 const Dictionary attributes) {
-  return update(RowLayout::kV2, operands, results,
-                [&] { return decode_attributes_v2(attributes); });
+  return run_update<RowLayout::kV2>(operands, results, attributes,
+                                    [](const auto& call) { cuda_on_host::update(call); });
 }
 
 Error update_entry(const RemainingArgs operands, const RemainingRets results,
                    const Dictionary attributes) {
-  return run_target(kUpdateEntryTarget, [&] {
-    const Operands all(operands);
-    const auto first = leading<2>(all, "operands", "index and coefficients");
-    run_typed("coefficients", first[1], [&](auto element) {
-      using T = decltype(element);
-      cuda_on_host::update(decode_update_entry<T>(decode_attributes_entry(attributes), first[0],
-                                                  first[1], all.behind(2), results));
-    });
-  });
+  return run_update_entry(operands, results, attributes,
+                          [](const auto& call) { cuda_on_host::update(call); });
 }
 
 Error update_rows(const RemainingArgs operands, const RemainingRets results,
                   const Dictionary attributes) {
-  return run_target(kUpdateRowsTarget, [&] {
-    const Operands all(operands);
-    const auto first = leading<2>(all, "operands", "coefficients and indices");
-    run_typed("coefficients", first[0], [&](auto element) {
-      using T = decltype(element);
-      cuda_on_host::update_rows(
-          decode_rows<T>(decode_attributes_rows(attributes), SortedBy::kOperands, first[0],
-                         first[1], all.behind(2), results),
-          kMostBlocks);
-    });
+  return run_update_rows<SortedBy::kOperands>(operands, results, attributes, [](const auto& call) {
+    cuda_on_host::update_rows(call, kMostBlocks);
   });
 }
 
 Error sum_squares(const RemainingArgs leaves, const RemainingRets results,
                   const Dictionary attributes) {
-  return run_target(kSumSquaresTarget, [&] {
-    const Results all(results);
-    const auto first = leading<1>(all, "results", "the sums");
-    run_typed("the result", first[0], [&](auto element) {
-      using T = decltype(element);
-      const Bytes bytes = decode_workspace(all.behind(1));
-      const auto call = decode_sum_squares<T>(attributes, leaves, first[0]);
-      auto* const parts = static_cast<double*>(bytes.data);
-      const std::int64_t count = bytes.size / static_cast<std::int64_t>(sizeof(double));
-      std::fill(parts, parts + count, 0);
-      cuda_on_host::sum_squares(call, parts, count);
-    });
-  });
+  return run_sum_squares(
+      leaves, results, attributes, [](const auto& call, const RemainingRets& workspace) {
+        const Bytes bytes = decode_workspace(workspace);
+        auto* const parts = static_cast<double*>(bytes.data);
+        const auto count = bytes.size / static_cast<std::int64_t>(sizeof(double));
+        std::fill(parts, parts + count, 0);
+        cuda_on_host::sum_squares(call, parts, count);
+      });
 }
 
 auto bind() { return xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs(); }
