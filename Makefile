@@ -89,13 +89,15 @@ test-diagnosis: $(VENV)/.with-test
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
 # user installs it; an eighth of all float32 in each storage; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; and the wheels, each installed.
+# there; the handlers under sanitizers; the wheels, each installed; and the kernels of the one for
+# aarch64, in an emulator.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda
+	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda \
+	    test-aarch64
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)
@@ -163,9 +165,9 @@ docs: $(VENV)/.with-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python -m pytest tests/site
 
+include tests/native_boundary/native_boundary.mk
 include tools/wheels/wheels.mk
 include tools/wheels/cuda.mk
-include tests/native_boundary/native_boundary.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
