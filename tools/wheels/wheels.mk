@@ -3,7 +3,6 @@
 
 WHEELS := $(VENV)-wheels
 PYTHON311 ?= $(call PYTHON_OF,3.11)
-PYTHON313 ?= $(call PYTHON_OF,3.13)
 
 ifneq ($(and $(PYTHON311),$(PYTHON312)),)
 wheels: $(WHEELS)/.built
