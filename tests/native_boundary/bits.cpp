@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <limits>
+#include <functional>
 #include <numeric>
 
 #include "tests/native_boundary/calls.h"
