@@ -23,8 +23,10 @@ LOWEST_TENSORFLOW = $(patsubst tensorflow==%,tensorflow-cpu==%,$(call LOWEST,ten
 # tried.
 PYTHON_OF = $(shell for python in python$1 "$$(pyenv root)"/versions/$1.*/bin/python$1; do \
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
-# Newer versions of JAX exist for Python 3.12 than for 3.11.
 PYTHON312 ?= $(call PYTHON_OF,3.12)
+PYTHON313 ?= $(call PYTHON_OF,3.13)
+# Newer versions of JAX exist for Python 3.12 and later than for 3.11.
+NEWEST_PYTHON ?= $(or $(PYTHON313),$(PYTHON312))
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
     test-all test-every-float32 test-some-float32 test-lowest-jax test-newest-jax test-lowest-tensorflow \
@@ -89,13 +91,15 @@ test-diagnosis: $(VENV)/.with-test
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
 # user installs it; an eighth of all float32 in each storage; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; and the wheels, each installed.
+# there; the handlers under sanitizers; the wheels, each installed; and the kernels of the one for
+# aarch64, in an emulator.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
-    $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
+    $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda
+	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda \
+	    test-aarch64
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)
@@ -106,17 +110,17 @@ test-lowest-jax: $(VENV)-lowest-jax/.installed
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 
-ifneq ($(PYTHON312),)
+ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest tests/jax
 	$(<D)/bin/pytest tests/sharding
 	$(<D)/bin/pytest docs/jax
 
-$(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(PYTHON312)
+$(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
 else
 test-newest-jax:
-	@echo "test-newest-jax SKIPPED: there is no Python 3.12 on the PATH or in pyenv, and the" \
-	    "newest JAX needs it; PYTHON312=/path/to/python3.12 names one"
+	@echo "test-newest-jax SKIPPED: there is no Python 3.13 or 3.12 on the PATH or in pyenv, and the" \
+	    "newest JAX needs one; NEWEST_PYTHON=/path/to/python3.13 names it"
 endif
 
 test-curves-%: $(VENV)/.with-test
@@ -163,9 +167,9 @@ docs: $(VENV)/.with-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python -m pytest tests/site
 
+include tests/native_boundary/native_boundary.mk
 include tools/wheels/wheels.mk
 include tools/wheels/cuda.mk
-include tests/native_boundary/native_boundary.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

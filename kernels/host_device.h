@@ -1,6 +1,8 @@
 // Functions that the CPU's loops and the CUDA kernels share.
 #pragma once
 
+#include "kernels/machine.h"
+
 #if defined(__CUDACC__)
 #define NADAM_XLA_INLINE __host__ __device__ __forceinline__
 #else

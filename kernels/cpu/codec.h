@@ -24,10 +24,8 @@ namespace {
 // Of a step.
 constexpr std::int64_t kPairs = kStep / 2;
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
-              "The number of the even place comes first.");
-
-// Two stored numbers of 16 bits, which may begin at any of their kind. `auto` would forget that.
+// Two stored numbers of 16 bits, that of the even place in the lower half (kernels/machine.h),
+// which may begin at any of their kind. `auto` would forget that.
 using PairOf16 = std::uint32_t __attribute__((aligned(2), may_alias));
 
 // The random number of a pair's even or odd element.

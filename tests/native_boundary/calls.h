@@ -10,6 +10,10 @@ namespace nadam_xla::native_boundary {
 
 enum class Target { kUpdateV1, kUpdateV2, kUpdateEntry, kUpdateRows, kSumSquares };
 inline constexpr int kTargets = 5;
+inline constexpr const char* kNames[kTargets] = {
+    "nadam_xla_update_v1",      "nadam_xla_update_v2",      "nadam_xla_update_entry_v1",
+    "nadam_xla_update_rows_v1", "nadam_xla_sum_squares_v1",
+};
 
 enum class Platform { kCpu, kCuda };
 

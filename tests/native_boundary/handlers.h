@@ -1,4 +1,4 @@
-// The handler and the name of each target.
+// The handler of each target.
 #pragma once
 
 #include "kernels/ffi/cpu_handlers.h"
@@ -6,11 +6,6 @@
 #include "xla/ffi/api/c_api.h"
 
 namespace nadam_xla::native_boundary {
-
-inline constexpr const char* kNames[kTargets] = {
-    "nadam_xla_update_v1",      "nadam_xla_update_v2",      "nadam_xla_update_entry_v1",
-    "nadam_xla_update_rows_v1", "nadam_xla_sum_squares_v1",
-};
 
 inline constexpr XLA_FFI_Handler* kCpuHandlers[kTargets] = {
     nadam_xla_update_v1_cpu,      nadam_xla_update_v2_cpu,      nadam_xla_update_entry_v1_cpu,

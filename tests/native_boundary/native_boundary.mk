@@ -29,10 +29,11 @@ sanitize-threads: $(BOUNDARY)/.with-headers
 	$(call build_boundary,threads,$(OF_THREADS),ON,threads)
 	TSAN_OPTIONS=halt_on_error=1 $(BOUNDARY)/threads/threads $(CALLS_WITH_THREADS)
 
-# Of a folder, the sanitizers, whether the baseline's loops are the only ones, and the driver.
+# Of a folder, the sanitizers, whether the baseline's loops are the only ones, the driver, and what else
+# CMake is told.
 define build_boundary
 @$(BOUNDARY_CMAKE) -S . -B $(BOUNDARY)/$1 -DCMAKE_BUILD_TYPE=Sanitized -DNADAM_XLA_NATIVE_BOUNDARY=ON \
-    -DNADAM_XLA_CUDA=OFF -DNADAM_XLA_BASELINE_ONLY=$3 \
+    -DNADAM_XLA_CUDA=OFF -DNADAM_XLA_BASELINE_ONLY=$3 $5 \
     -DNADAM_XLA_FFI_INCLUDE_DIR=$(abspath $(BOUNDARY))/packages/jaxlib/include \
     -DCMAKE_RUNTIME_OUTPUT_DIRECTORY=$(abspath $(BOUNDARY))/$1 \
     -DCMAKE_CXX_FLAGS="-O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all $2" >$(BOUNDARY)/$1.log \

@@ -1,10 +1,13 @@
 """Makes an environment for aarch64 on a machine that is another, with the wheel that is in dist/.
 
-    python -m tools.wheels.emulation FOLDER PYTHON3.11
+    python -m tools.wheels.emulation FOLDER
+    python -m tools.wheels.emulation FOLDER --with-tests PYTHON3.11
 
 FOLDER is then as a virtual environment is, but its Python is Debian's for arm64, and runs in QEMU's
-emulator of a process. Processes that it starts by `sys.executable` do so, too. It needs Debian, and
-root where the emulator is not installed.
+emulator of a process. Processes that it starts by `sys.executable` do so, too. The second command
+adds what tests/kernels needs: JAX, pytest, and the module that reaches the lower layers, which
+takes minutes to compile. Both need Debian's packages qemu-user and mmdebstrap, and install nothing
+outside of FOLDER.
 """
 
 import argparse
@@ -24,28 +27,21 @@ GLIBCS = ("manylinux2014", "manylinux_2_17", "manylinux_2_26", "manylinux_2_27",
 
 
 def main() -> None:
-    """Makes the environment."""
+    """Makes the environment, or adds to it."""
     parser = argparse.ArgumentParser(prog="python -m tools.wheels.emulation")
-    parser.add_argument("folder", type=Path, help="where it will be")
-    parser.add_argument("python", help="a Python 3.11 of this machine")
+    parser.add_argument("folder", type=Path, help="where it is, or will be")
+    parser.add_argument("--with-tests", metavar="PYTHON", help="a Python 3.11 of this machine")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
+    packages = folder / f"lib/python{VERSION}/site-packages"
+    if arguments.with_tests:
+        install(packages, f"{wheel()}[jax]", *REQUIREMENTS)
+        add_testing_module(packages, arguments.with_tests)
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    install_emulator()
     make_environment(folder, root_of_debian(folder / "root"))
-    packages = folder / f"lib/python{VERSION}/site-packages"
-    install(packages, wheel())
-    add_testing_module(packages, arguments.python)
-
-
-def install_emulator() -> None:
-    """Installs what is missing of the emulator and of what unpacks Debian's packages."""
-    programs = {"qemu-aarch64": "qemu-user", "mmdebstrap": "mmdebstrap"}
-    missing = [package for program, package in programs.items() if not shutil.which(program)]
-    if missing:
-        run("apt-get", "update")
-        run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+    install(packages, "--no-deps", str(wheel()))
 
 
 def root_of_debian(folder: Path) -> Path:
@@ -75,12 +71,12 @@ def wheel() -> Path:
     return found
 
 
-def install(packages: Path, wheel: Path) -> None:
-    """Installs the wheel with JAX, and what runs the tests."""
+def install(packages: Path, *requirements: str) -> None:
+    """Installs packages for the machine that is emulated."""
     platforms = [f"--platform={glibc}_aarch64" for glibc in GLIBCS]
     foreign = [f"--python-version={VERSION}", "--only-binary=:all:", *platforms]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
-    run(*pip, "--target", packages, *foreign, f"{wheel}[jax]", *REQUIREMENTS)
+    run(*pip, "--target", packages, *foreign, *requirements)
 
 
 def add_testing_module(packages: Path, python: str) -> None:

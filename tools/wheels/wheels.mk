@@ -3,7 +3,6 @@
 
 WHEELS := $(VENV)-wheels
 PYTHON311 ?= $(call PYTHON_OF,3.11)
-PYTHON313 ?= $(call PYTHON_OF,3.13)
 
 ifneq ($(and $(PYTHON311),$(PYTHON312)),)
 wheels: $(WHEELS)/.built
@@ -32,16 +31,44 @@ $(WHEELS)/.with-tools: tools/wheels/requirements.txt
 	$(@D)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
-# The kernels of the wheel for aarch64, and a training step, in an emulator. Left out are the test of three
-# billion elements, which are too many for it, and that which compiles libraries for this machine. The
-# path is safe so that the package is the wheel's and not the checkout's.
+# The kernels of the wheel for aarch64, in an emulator. What they store is compared with what is stored
+# here, call for call; that needs no JAX there. `make test-aarch64-whole` makes ten times as many calls,
+# and then runs the tests of the kernels, and a training step, which takes the emulator long. Left out
+# are the test of three billion elements, which are too many for it, and that which compiles libraries
+# for this machine. The path is safe so that the package is the wheel's and not the checkout's.
+.PHONY: test-aarch64-whole
+AARCH64 := $(VENV)-aarch64
+EMULATED := PYTHONSAFEPATH=1 $(AARCH64)/bin/python
 NOT_EMULATED := test_concurrency.py test_choice_of_cuda_library.py
+SAME_BITS = AARCH64_PYTHON=$(abspath $(AARCH64))/bin/python \
+    AARCH64_BITS=$(abspath $(BOUNDARY))/bits-aarch64/tests/native_boundary/libbits.so \
+    NATIVE_BITS=$(abspath $(BOUNDARY))/bits/tests/native_boundary/libbits.so
 
-test-aarch64: $(VENV)-aarch64/.made
-	PYTHONSAFEPATH=1 $(<D)/bin/python -m pytest tests/kernels \
-	    $(addprefix --ignore=tests/kernels/,$(NOT_EMULATED))
-	$(<D)/bin/python -I tests/wheels/train_jax.py
+ifneq ($(and $(PYTHON311),$(PYTHON312),$(shell command -v qemu-aarch64),$(shell command -v mmdebstrap)),)
+test-aarch64: $(AARCH64)/.made $(BOUNDARY)/.with-bits $(VENV)/.with-test
+	$(SAME_BITS) $(BIN)/python -m pytest tests/emulated
 
-$(VENV)-aarch64/.made: $(WHEELS)/.built
-	$(WHEELS)/bin/python -m tools.wheels.emulation $(@D) $(PYTHON311)
+test-aarch64-whole: $(AARCH64)/.with-tests $(BOUNDARY)/.with-bits $(VENV)/.with-test
+	$(SAME_BITS) CALLS=20000 $(BIN)/python -m pytest tests/emulated
+	$(EMULATED) -m pytest tests/kernels $(addprefix --ignore=tests/kernels/,$(NOT_EMULATED))
+	$(EMULATED) -I tests/wheels/train_jax.py
+else
+test-aarch64 test-aarch64-whole:
+	@echo "$@ SKIPPED: it needs Python 3.11 and 3.12, and Debian's packages qemu-user and mmdebstrap"
+endif
+
+$(AARCH64)/.made: $(WHEELS)/.built
+	$(WHEELS)/bin/python -m tools.wheels.emulation $(@D)
+	touch $@
+
+$(AARCH64)/.with-tests: $(AARCH64)/.made
+	$(WHEELS)/bin/python -m tools.wheels.emulation $(@D) --with-tests $(PYTHON311)
+	touch $@
+
+# What makes the calls: for this machine by its own compiler, for the other one by zig.
+$(BOUNDARY)/.with-bits: $(BOUNDARY)/.with-headers $(WHEELS)/.with-tools $(wildcard tests/native_boundary/*) \
+    tools/wheels/zig.cmake
+	$(call build_boundary,bits,-O2,ON,bits)
+	$(call build_boundary,bits-aarch64,-O2,ON,bits,-DCMAKE_TOOLCHAIN_FILE=$(abspath tools/wheels/zig.cmake) \
+	    -DZIG=$$(echo $(abspath $(WHEELS))/lib/python*/site-packages/ziglang/zig) -DZIG_ARCHITECTURE=aarch64)
 	touch $@
