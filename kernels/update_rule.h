@@ -75,6 +75,12 @@ NADAM_XLA_INLINE constexpr T limit(const T given) {
   return given == T(0) ? std::numeric_limits<T>::infinity() : given;
 }
 
+// Within a limit that is NaN nothing is known to be: the gradients are then NaN, all of them.
+template <typename T>
+NADAM_XLA_INLINE constexpr T scale_within(const T limit, const T scale) {
+  return limit == limit ? scale : limit;
+}
+
 template <typename T>
 struct Row {
   T c_m, c_g, c_v, b1, one_minus_b1, b2, one_minus_b2, learning_rate, eps, eps_root, decay, l2,
@@ -97,8 +103,9 @@ NADAM_XLA_INLINE Row<T> read_row(const T* const row, const RowFormat format,
   const T decay = has_params ? row[10] : T(0);
   const T l2 = has_params ? row[11] : T(0);
   const bool skip = at(14) != T(0);
-  Row<T> read{row[0], row[1], row[2], row[3], row[4],  row[5],        row[6], row[7],
-              row[8], row[9], decay,  l2,     row[12], limit(at(13)), skip,   true};
+  const T scale = scale_within(at(13), row[12]);
+  Row<T> read{row[0], row[1], row[2], row[3], row[4], row[5],        row[6], row[7],
+              row[8], row[9], decay,  l2,     scale,  limit(at(13)), skip,   true};
   read.average_decay = at(21);
   read.one_minus_average_decay = at(22);
   return read;

@@ -100,7 +100,9 @@ def _shortening(squares: jax.Array, limit: ArrayLike) -> jax.Array:
 
     It is chosen between two numbers of which neither has an infinite derivative.
     """
-    # XLA takes the root of a product with itself for its magnitude, which does not overflow.
-    fits = (jnp.sqrt(squares) < limit) & (squares < jnp.inf)
+    # XLA takes the root of a product with itself for its magnitude, which neither overflows nor
+    # underflows, as the norm below does.
+    underflows = (squares == 0) & (limit > 0)
+    fits = underflows | (jnp.sqrt(squares) < limit) & (squares < jnp.inf)
     norm = jnp.sqrt(jnp.where(fits, 1.0, squares))
     return jnp.where(fits, 1.0, limit / norm)

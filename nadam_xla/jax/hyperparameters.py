@@ -149,8 +149,10 @@ class Hyperparameters:
         if self.momentum_decay is None:
             momentum = conventions.constant_momentum(b1, count)
         else:
-            momentum_decay = _wide(self.momentum_decay)
-            momentum = conventions.scheduled_momentum(b1, count, momentum_decay, product_before)
+            # As a float: there is an int32 with none after it, and the schedule asks for the next.
+            momentum = conventions.scheduled_momentum(
+                b1, jnp.asarray(count, float), _wide(self.momentum_decay), product_before
+            )
         row = conventions.nadam(
             learning_rate=rate,
             momentum=momentum,
@@ -159,7 +161,7 @@ class Hyperparameters:
             b2_power=b2**count,
             eps=self.eps,
             eps_root=self.eps_root,
-            decay=rate * _at("weight_decay", self.weight_decay, steps_before),
+            decay=self._decay(rate, steps_before),
             l2=0.0 if self.l2 is None else _at("l2", self.l2, steps_before),
         )
         if self.is_drawn:
@@ -174,6 +176,12 @@ class Hyperparameters:
         if product_before is None:
             return row, None
         return row, jnp.asarray(momentum.product, product_before.dtype)
+
+    def _decay(self, rate: ArrayLike, steps_before: jax.Array) -> ArrayLike:
+        """The part of a parameter that a step takes away: none, however large the rate, of none."""
+        if _is_zero(self.weight_decay):
+            return 0.0
+        return rate * _at("weight_decay", self.weight_decay, steps_before)
 
     def processing(self, steps_before: jax.Array, grad_scale: ArrayLike) -> Processing:
         """What the next step does to its gradients.

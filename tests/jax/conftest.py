@@ -15,3 +15,14 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(native, "MODULES", {})
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", params=["kernel", "reference"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How a step is lowered: to the call, or as where there is no kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "reference":
+            patch.setattr(native, "MODULES", {})
+        jax.clear_caches()
+        yield request.param
+    jax.clear_caches()

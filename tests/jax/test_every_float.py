@@ -3,7 +3,7 @@
 By the kernel and by the rule that platforms without one run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,11 @@ from any_float import any_float
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nadam_xla import native
 from nadam_xla.jax import nadam, nadamw, scale_by_nadam
 
+pytestmark = pytest.mark.usefixtures("path")
+
 INF = np.inf
-
-
-@pytest.fixture(scope="module", params=["kernel", "reference"], autouse=True)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """How a step is lowered: to the call, or as where there is no kernel."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "reference":
-            patch.setattr(native, "MODULES", {})
-        jax.clear_caches()
-        yield request.param
-    jax.clear_caches()
 
 
 def test_each_path_is_what_it_is_called(path: str) -> None:

@@ -9,9 +9,10 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows_call import Table, order_of, streams_of, update_rows_as_on_gpu
 from rows_oracle import summed_rows, updated_rows
-from stored_arrays import misaligned, stored
-from update_call import BITS, with_key
+from stored_arrays import stored
+from update_call import with_key
 
 from nadam_xla import _native_testing as native
 
@@ -20,55 +21,6 @@ ANY = [np.float32, np.float64, BFLOAT16, np.float16]
 WITH_MASTER = [(BFLOAT16, np.float32), (BFLOAT16, np.uint16), (BFLOAT16, np.uint8)]
 WITH_MASTER += [(np.float16, np.float32)]
 THREADS = 256  # of a block
-Table = Mapping[str, np.ndarray]
-
-
-def order_of(indices: np.ndarray) -> np.ndarray:
-    return np.argsort(indices, axis=-1, kind="stable").astype(np.int32)
-
-
-def streams(table: Table) -> int:
-    return sum(1 << BITS[name] for name in [*table, "grads"])
-
-
-def update_rows(
-    coefficients: np.ndarray,
-    indices: np.ndarray,
-    grads: np.ndarray,
-    table: Table,
-    *,
-    order: np.ndarray | None = None,
-    first_row: int = 0,
-    stochastic: bool = False,
-    shift: int = 0,
-    **choices: Any,
-) -> tuple[dict[str, np.ndarray], int]:
-    """A table behind the step, and the number of launches.
-
-    Args:
-        coefficients: ``[batch, rows, K]``.
-        indices: ``[batch, touched]``.
-        grads: ``[batch, touched, columns]``.
-        table: parameters, mu, nu and perhaps a master, each ``[batch, height, columns]``. It stays.
-        order: of the indices; None: the one that there must be.
-        shift: so many elements beyond a boundary of 16 bytes each array stands.
-    """
-    new = {name: misaligned(x.ravel(), shift) for name, x in table.items()}
-    inputs = [new["params"], misaligned(grads.ravel(), shift), *list(new.values())[1:]]
-    launches = native.update_rows_as_on_gpu(
-        coefficients.ravel(),
-        len(coefficients),
-        coefficients.shape[1],
-        first_row,
-        stored(inputs),
-        streams(table),
-        stochastic,
-        indices.ravel(),
-        (order_of(indices) if order is None else order).ravel(),
-        grads.shape[-1],
-        **choices,
-    )
-    return {name: x.reshape(table[name].shape) for name, x in new.items()}, launches
 
 
 def update_all(
@@ -83,7 +35,7 @@ def update_all(
         1,
         False,
         [(stored(inputs), stored(list(new.values())))],
-        streams=streams(table),
+        streams=streams_of(table),
         stochastic=stochastic,
     )
     return {name: x.reshape(table[name].shape) for name, x in new.items()}
@@ -149,7 +101,7 @@ def test_rows_that_occur_are_updated_with_their_sums_and_others_stay(
     coefficients[0, :, oracle.SKIP] = skips
     table = table_of(rng, (batch, height, columns), dict.fromkeys(("params", "mu", "nu"), dtype))
     grads = numbers(rng, (batch, touched, columns), dtype)
-    found, launches = update_rows(
+    found, launches = update_rows_as_on_gpu(
         coefficients, indices, grads, table, first_row=1, shift=shift, most_blocks=most_blocks
     )
     for i in range(batch):
@@ -195,7 +147,9 @@ def test_however_it_is_stored_it_has_the_bits_of_an_update_of_all_rows(
     for i in range(batch):
         for number, of_row in summed_rows(indices[i], grads[i], height, computed).items():
             sums[i, number], occurs[i, number] = of_row, True
-    found, _ = update_rows(coefficients, indices, grads, table, stochastic=stochastic, shift=shift)
+    found, _ = update_rows_as_on_gpu(
+        coefficients, indices, grads, table, stochastic=stochastic, shift=shift
+    )
     dense = update_all(coefficients, sums, table, stochastic=stochastic)
     expected = {name: np.where(occurs[..., None], x, table[name]) for name, x in dense.items()}
     assert_same(found, expected)
@@ -209,7 +163,7 @@ def test_an_order_that_is_none_leaves_places_out_and_reads_nothing_else(columns:
     order = np.int32([[-1, 1, 4, 3], [-(2**31), 2**31 - 1, 1, 0]])
     grads = numbers(rng, (2, 4, columns), np.float32)
     table = table_of(rng, (2, 4, columns), dict.fromkeys(("params", "mu", "nu"), np.float32))
-    found, _ = update_rows(coefficients, indices, grads, table, order=order)
+    found, _ = update_rows_as_on_gpu(coefficients, indices, grads, table, order=order)
     for i, places in enumerate([[1, 3], [1, 0]]):
         entry = {name: x[i] for name, x in table.items()}
         expected = updated_rows(coefficients[i, 0], indices[i, places], grads[i, places], entry)
@@ -232,7 +186,7 @@ def test_rows_beyond_2_to_the_31_elements() -> None:
         1,
         0,
         stored([x.ravel() for x in inputs]),
-        streams(table),
+        streams_of(table),
         False,
         indices,
         order_of(indices),

@@ -1,7 +1,6 @@
 """The update of some rows of a table, and of no other, in place."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +11,14 @@ import pytest
 import storage_oracle as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows_call import TARGET, traced_rows, update_rows
 from rows_oracle import updated_rows
-from update_call import BITS, row, update, with_key
+from update_call import row, update, with_key
 from x64 import enable_x64
 
 import nadam_xla.jax  # noqa: F401 - registers the handlers
 from nadam_xla import _native_testing as native
-from nadam_xla.workspace import rows_workspace_bytes
 
-TARGET = "nadam_xla_update_rows_v1"
 Table = dict[str, np.ndarray]
 
 
@@ -31,50 +29,6 @@ def table_of(
     names = ("params", "mu", "nu")
     of = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(names, dtypes)
     return {name: rng.uniform(0.5, 1.5, shape).astype(of[name]) for name in names}
-
-
-def traced(
-    coefficients: Any,
-    indices: Any,
-    grads: Any,
-    table: Mapping[str, Any],
-    *,
-    stochastic: bool = False,
-    first_row: int = 0,
-    touched: int | None = None,
-    aliases: bool = True,
-) -> dict[str, jax.Array]:
-    """The call inside of a program; ``table`` has parameters, mu, nu and perhaps a master."""
-    names = [
-        name for name in ("params", "grads", "mu", "nu", "master") if name in table | {"grads": 0}
-    ]
-    states = [name for name in names if name != "grads"]
-    workspace = rows_workspace_bytes(indices.shape[-1] if touched is None else touched)
-    results = [jax.ShapeDtypeStruct(table[name].shape, table[name].dtype) for name in states]
-    results.append(jax.ShapeDtypeStruct((workspace,), np.uint8))
-    operands = [grads if name == "grads" else table[name] for name in names]
-    call = jax.ffi.ffi_call(
-        TARGET,
-        results,
-        input_output_aliases=(
-            {2 + names.index(name): i for i, name in enumerate(states)} if aliases else None
-        ),
-    )
-    made = call(
-        coefficients,
-        indices,
-        *operands,
-        streams=np.int64(sum(1 << BITS[name] for name in names)),
-        first_row=np.int64(first_row),
-        rounding=np.int64(stochastic),
-    )
-    return dict(zip(states, made[:-1], strict=True))
-
-
-def update_rows(*operands: Any, **choices: Any) -> Table:
-    """The same, of arrays that the caller keeps."""
-    made = jax.jit(partial(traced, **choices))(*operands)
-    return {name: np.asarray(x) for name, x in made.items()}
 
 
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -209,7 +163,7 @@ def test_a_donated_table_stays_where_it_is() -> None:
     table = {name: jnp.array(x) for name, x in table_of(rng, (100, 32)).items()}
     places = {name: x.unsafe_buffer_pointer() for name, x in table.items()}
     grads = rng.normal(size=(2, 32)).astype(np.float32)
-    step = jax.jit(traced, donate_argnums=3)
+    step = jax.jit(traced_rows, donate_argnums=3)
     found = step(row(learning_rate=1)[None, None], np.int32([7, 70]), grads, table)
     assert {name: x.unsafe_buffer_pointer() for name, x in found.items()} == places
 
