@@ -27,7 +27,7 @@ PYTHON_OF = $(shell for python in python$1 "$$(pyenv root)"/versions/$1.*/bin/py
 PYTHON312 ?= $(call PYTHON_OF,3.12)
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
-    test-all test-every-float32 test-lowest-jax test-newest-jax test-lowest-tensorflow \
+    test-all test-every-float32 test-million-steps test-lowest-jax test-newest-jax test-lowest-tensorflow \
     test-absent-devices absent-devices docs bench lint format clean
 
 demo: $(VENV)/.with-demo
@@ -87,14 +87,14 @@ test-diagnosis: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; every float32 in each storage; Keras's training curves for each argument;
+# user installs it; every float32 in each storage, and a million steps; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; the handlers under sanitizers; and the wheels, each installed.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
-	    test-lowest-tensorflow test-every-float32 test-curves-jax test-curves-tensorflow \
+	    test-lowest-tensorflow test-every-float32 test-million-steps test-curves-jax test-curves-tensorflow \
 	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
@@ -129,6 +129,10 @@ test-keras-own-%: $(VENV)/.with-test
 # decoders do on the host. Some minutes.
 test-every-float32: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/every_float32
+
+# What rounding adds up to in a million steps, for each storage.
+test-million-steps: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/million_steps
 
 test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
 	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/tensorflow tests/keras
