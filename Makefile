@@ -29,7 +29,8 @@ PYTHON313 ?= $(call PYTHON_OF,3.13)
 NEWEST_PYTHON ?= $(or $(PYTHON313),$(PYTHON312))
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
-    test-all test-every-float32 test-some-float32 test-lowest-jax test-newest-jax test-lowest-tensorflow \
+    test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax test-newest-jax \
+    test-lowest-tensorflow \
     test-absent-devices absent-devices docs bench lint format clean
 
 demo: $(VENV)/.with-demo
@@ -89,7 +90,8 @@ test-diagnosis: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; an eighth of all float32 in each storage; Keras's training curves for each argument;
+# user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
+# curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; the handlers under sanitizers; the wheels, each installed; and the kernels of the one for
 # aarch64, in an emulator.
@@ -97,7 +99,7 @@ test-diagnosis: $(VENV)/.with-test
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
-	    test-lowest-tensorflow test-some-float32 test-curves-jax test-curves-tensorflow \
+	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
 	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda \
 	    test-aarch64
 
@@ -136,6 +138,10 @@ test-every-float32: $(VENV)/.with-test
 
 test-some-float32: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/every_float32 --one-in=8
+
+# What rounding adds up to in a million steps, for each storage.
+test-million-steps: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/million_steps
 
 test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
 	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/tensorflow tests/keras
