@@ -29,9 +29,9 @@ PYTHON313 ?= $(call PYTHON_OF,3.13)
 NEWEST_PYTHON ?= $(or $(PYTHON313),$(PYTHON312))
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
-    test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax test-newest-jax \
-    test-lowest-tensorflow \
-    test-absent-devices absent-devices docs bench lint format clean
+    test-faults test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax \
+    test-newest-jax test-lowest-tensorflow test-absent-devices test-slow-faults absent-devices soak docs \
+    bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -47,7 +47,7 @@ QUICKLY_COMPILED := --xla_cpu_use_fusion_emitters=false --xla_backend_optimizati
 OF_PROGRAMS := $(patsubst %,tests/jax/test_%.py,compilation documented_fusions early_calls in_place \
     one_pass_in_frameworks)
 
-test-jax test-keras-jax test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
+test-jax test-keras-jax test-faults test-slow-faults test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
 # The XLA of JAX 0.12 has one code generator, and XLA ends the process where it does not know a flag. The
 # older generator of JAX 0.8.2 crashes in a program of test_narrow_storage.py.
 WITH_ONE_GENERATOR := $(filter-out %_emitters=false,$(QUICKLY_COMPILED))
@@ -57,7 +57,7 @@ test-newest-jax: export XLA_FLAGS := $(WITH_ONE_GENERATOR)
 
 test: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch \
-	    test-diagnosis
+	    test-diagnosis test-faults
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
@@ -88,20 +88,33 @@ test-keras-torch: $(VENV)/.with-test
 test-diagnosis: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/diagnosis
 
+# Trainings that are killed, forked, raced and ended, and frameworks that are not as they should be.
+# Each in processes of its own; those of TensorFlow, which takes long to start, are of `make test-all`.
+test-faults: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/faults -m "not slow"
+
+test-slow-faults: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/faults -m slow
+	$(BIN)/python tests/soak/soak.py --rounds 24
+
+# Half an hour of training with changing shapes and rebuilt models: what the processes hold is flat.
+soak: $(VENV)/.with-test
+	$(BIN)/python tests/soak/soak.py
+
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
 # user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
 # curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; the wheels, each installed; and the kernels of the one for
-# aarch64, in an emulator.
+# there; the handlers under sanitizers; the slower faults; the wheels, each installed; and the kernels
+# of the one for aarch64, in an emulator.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda \
-	    test-aarch64
+	    test-keras-own-jax test-keras-own-tensorflow test-slow-faults sanitize test-wheels \
+	    test-wheels-cuda test-aarch64
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)

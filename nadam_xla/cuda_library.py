@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from nadam_xla import _native
+from nadam_xla.native_module import _native
 
 NAME = "libnadam_xla_cuda.so"
 

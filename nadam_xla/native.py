@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from nadam_xla import _native, cuda_library
-from nadam_xla._native import CudaLibrary
+from nadam_xla import cuda_library
+from nadam_xla.native_module import _native
 from nadam_xla.platforms import CPU, CUDA, NAMES
 
 DISABLE = "NADAM_XLA_DISABLE"
@@ -23,9 +23,9 @@ def _disabled(given: str) -> frozenset[str]:
     return names
 
 
-def _modules() -> tuple[dict[str, ModuleType | CudaLibrary], dict[str, str]]:
+def _modules() -> tuple[dict[str, ModuleType | _native.CudaLibrary], dict[str, str]]:
     """The modules by platform, and for the others the reason."""
-    modules: dict[str, ModuleType | CudaLibrary] = {}
+    modules: dict[str, ModuleType | _native.CudaLibrary] = {}
     reasons = dict.fromkeys(DISABLED, f"{DISABLE} turns nadam_xla's kernels off for it")
     if CPU not in reasons:
         modules[CPU] = _native
@@ -71,5 +71,5 @@ DISABLED = _disabled(os.environ.get(DISABLE, ""))
 
 _found, _reasons = _modules()
 
-MODULES: Mapping[str, ModuleType | CudaLibrary] = MappingProxyType(_found)
+MODULES: Mapping[str, ModuleType | _native.CudaLibrary] = MappingProxyType(_found)
 """By platform. Each has ``registrations`` and ``register_with_runtime``."""

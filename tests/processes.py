@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 WATCHDOG_S = 300
@@ -28,19 +29,29 @@ def output_of(
 
 @contextmanager
 def started(
-    *arguments: object, environment: Mapping[str, str] | None = None
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    stdin: int | None = None,
+    stderr: int | IO[bytes] = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[str]]:
     """Python with these arguments, in a process that is gone afterwards, whatever happens.
 
     It finds the modules that are found here, and those of the repository.
+
+    Args:
+        *arguments: of Python.
+        environment: variables beside those of this process.
+        stdin: as :class:`subprocess.Popen` has it.
+        stderr: likewise.
     """
     folders = os.pathsep.join([*filter(None, sys.path), str(ROOT)])
     process = subprocess.Popen(
         # Safe path: the package is found where this process finds it, not in the current folder.
         [sys.executable, "-P", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": folders, **(environment or {})},
+        stdin=stdin,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
     try:

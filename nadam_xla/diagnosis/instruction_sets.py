@@ -1,7 +1,7 @@
 """The instruction sets of this machine for which there are kernels."""
 
-from nadam_xla import _native
 from nadam_xla.diagnosis.facts import Native
+from nadam_xla.native_module import _native
 
 
 def find_out(found: Native) -> None:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from nadam_xla import _native, native
+from nadam_xla import native
 from nadam_xla.diagnosis.facts import Native, NativeModule
+from nadam_xla.native_module import _native
 from nadam_xla.platforms import CPU, CUDA
 
 

@@ -4,6 +4,9 @@ Importing this registers the kernels with the XLA that is part of TensorFlow. Wh
 reached, the ops raise :class:`NotImplementedError` and say why.
 """
 
+from nadam_xla.tensorflow import any_tensorflow  # noqa: F401
+
+# isort: split
 from nadam_xla.tensorflow import raw_ops
 from nadam_xla.tensorflow.rows import nadam_update_rows
 from nadam_xla.tensorflow.sum_squares import sum_squares

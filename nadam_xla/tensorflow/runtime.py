@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from nadam_xla import native
 from nadam_xla.platforms import CPU, CUDA, platform_of_tensorflow_device
@@ -58,22 +57,23 @@ def _register_kernels() -> None:
         native.MODULES[platform].register_with_runtime(get_api())
 
 
-def _load() -> tuple[Any, str | None]:
-    """The op's wrapper, or None and the reason why it cannot be had."""
+def _load() -> tuple[Any, Any, str | None]:
+    """The op's wrapper and the module of contexts; or None, and the reason why they are not had."""
     try:
         from tensorflow.compiler.tf2xla.python.xla import call_module  # noqa: PLC0415
+        from tensorflow.python.eager import context  # noqa: PLC0415
 
         _register_kernels()
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        return None, f"{type(error).__name__}: {error}"
-    return call_module, None
+        return None, None, f"{type(error).__name__}: {error}"
+    return call_module, context, None
 
 
 PLATFORMS = _platforms()
 CALLS_ARE_FOR = CUDA if CUDA in PLATFORMS else CPU
 """The platform that decides how large calls are: see :mod:`nadam_xla.calls`."""
 
-call_module, _why_unavailable = _load()
+call_module, _context, _why_unavailable = _load()
 
 
 def unavailable() -> str | None:
@@ -119,20 +119,20 @@ def is_instrumented() -> bool:
     ``enable_check_numerics`` and ``experimental.enable_dump_debug_info`` do so, by operations of
     their own that XLA does not know.
     """
-    return bool(context.context().op_callbacks)
+    return bool(_context.context().op_callbacks)
 
 
 @contextmanager
 def not_instrumented() -> Iterator[None]:
     """What is run or traced here is left alone by ``tf.debugging``."""
-    callbacks = list(context.context().op_callbacks)
+    callbacks = list(_context.context().op_callbacks)
     for callback in callbacks:
-        context.context().remove_op_callback(callback)
+        _context.context().remove_op_callback(callback)
     try:
         yield
     finally:
         for callback in callbacks:
-            context.context().add_op_callback(callback)
+            _context.context().add_op_callback(callback)
 
 
 def current_context() -> Any:
@@ -140,7 +140,7 @@ def current_context() -> Any:
 
     Tests that need other devices, as Keras's own do, begin a new one.
     """
-    return context.context()
+    return _context.context()
 
 
 def place(device: str) -> str | None:

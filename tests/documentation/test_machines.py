@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nadam_xla.jax.oldest_jax import OLDEST_JAX
+from nadam_xla.jax import TESTED_JAX
+from nadam_xla.jax.oldest_jax import OLDEST_JAX, OLDEST_OPTAX
+from nadam_xla.keras import TESTED_KERAS
+from nadam_xla.keras.oldest_keras import OLDEST_KERAS
 from nadam_xla.tensorflow import runtime
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +38,22 @@ def test_python_is_what_the_package_requires() -> None:
     assert f">={takes('Python').split()[0]}" == PROJECT["requires-python"]
 
 
-def test_what_is_refused_at_import_is_older_than_what_is_taken() -> None:
-    assert ".".join(map(str, OLDEST_JAX)) == takes("JAX").split()[0]
+@pytest.mark.parametrize(
+    ("name", "oldest"), [("JAX", OLDEST_JAX), ("optax", OLDEST_OPTAX), ("Keras", OLDEST_KERAS)]
+)
+def test_what_is_refused_at_import_is_older_than_what_is_taken(
+    name: str, oldest: tuple[int, ...]
+) -> None:
+    assert ".".join(map(str, oldest)) == takes(name).split()[0]
+
+
+@pytest.mark.parametrize(("name", "tested"), [("JAX", TESTED_JAX), ("Keras", TESTED_KERAS)])
+def test_what_an_error_names_as_tested_is_what_was_tested(name: str, tested: str) -> None:
+    (column,) = re.findall(rf"^\| {name} \| .+? \| (.+?) \|", PAGE, re.MULTILINE)
+    oldest, *_, newest = column.split(", ")
+    first, last = tested.split(" to ")
+    assert oldest == first
+    assert newest.startswith(last)
 
 
 def test_tensorflow_is_what_its_error_names() -> None:

@@ -16,7 +16,6 @@ ELLIPSIS = "…"
 
 # Those of others that the page does not provoke, and why not.
 NOT_PROVOKED = {
-    "cannot import name '_native' from …": "it needs a source tree that was never built",
     "Execution of replica 0 failed: …": "it stands before errors on devices that are not here",
     "The TPU is already in use by process …": "it needs a TPU",
     "all CUDA-capable devices are busy or unavailable": "it needs a GPU",
