@@ -193,7 +193,7 @@ def out_of_range(grads: np.ndarray, limit: str) -> tuple[np.ndarray, np.ndarray]
     with np.errstate(all="ignore"):
         norm = np.sqrt(np.float64(np.float32(np.sum(wide**2))))
         product = np.abs(wide * by)
-        leaves = np.isfinite(grads) & np.isfinite(norm + by) & (by > 0) & (grads != 0)
+        leaves = np.isfinite(grads) & np.isfinite(by) & (by > 0) & (grads != 0)
         return (
             leaves & ((product > LARGEST) | (product < hard.TINY) | (1 / by < hard.TINY)),
             0.1 * wide * by / np.maximum(norm, by),
