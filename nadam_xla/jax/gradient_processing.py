@@ -102,7 +102,7 @@ def _shortening(squares: jax.Array, limit: ArrayLike) -> jax.Array:
     """
     # XLA takes the root of a product with itself for its magnitude, which neither overflows nor
     # underflows, as the norm below does.
-    underflows = (squares == 0) & (limit > 0)
+    underflows = (squares == 0) & (jnp.asarray(limit) > 0)
     fits = underflows | (jnp.sqrt(squares) < limit) & (squares < jnp.inf)
     norm = jnp.sqrt(jnp.where(fits, 1.0, squares))
     return jnp.where(fits, 1.0, limit / norm)
