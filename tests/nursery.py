@@ -16,7 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
-from processes import WATCHDOG_S, started
+from processes import started
+
+WATCHDOG_S = 900  # of a life, which may be one of many programs on a machine
 
 # Flags that make JAX's XLA compile quickly may be none of TensorFlow's.
 BY_TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", "XLA_FLAGS": ""}
