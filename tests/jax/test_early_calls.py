@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from compiled import CALL, copies_of_arrays
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nadam_xla.calls import in_order_of_birth, leaves_in_call
@@ -191,6 +191,7 @@ def test_what_is_read_for_no_gradient_is_read_before_it_is_overwritten() -> None
     np.testing.assert_allclose(norms, expected, rtol=1e-6)
 
 
+@settings(deadline=None)
 @given(
     leaves=st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 2**21)), max_size=100),
     platform=st.sampled_from(["cpu", "cuda"]),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nadam_xla.jax import nadam, nadamw, scale_by_nadam
@@ -145,6 +145,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(params=trees, grads=trees)
 def test_any_two_trees_are_alike_or_the_error_says_where_they_part(params: Any, grads: Any) -> None:
     if jax.tree.structure(params) == jax.tree.structure(grads):

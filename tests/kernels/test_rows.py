@@ -48,7 +48,7 @@ def touched_rows(draw: st.DrawFn) -> tuple[list[int], np.ndarray]:
     return [height, *shape], np.array(numbers, draw(st.sampled_from([np.int32, np.int64])))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(touched_rows(), st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
 def test_rows_that_occur_are_updated_with_their_sums_and_others_stay(
     rows: tuple[list[int], np.ndarray], dtype: Any, seed: int
