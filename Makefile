@@ -163,6 +163,7 @@ docs: $(VENV)/.with-docs
 include tools/wheels/wheels.mk
 include tools/wheels/cuda.mk
 include tests/native_boundary/native_boundary.mk
+include tools/mutants/mutants.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

@@ -10,6 +10,8 @@ import pytest
 from processes import ROOT
 
 COMPILER = os.environ.get("CXX", "c++")
+LAUNCHER = os.environ.get("CMAKE_CXX_COMPILER_LAUNCHER", "").split()  # a cache of compilers
+FLAGS = ["-std=c++17", f"-I{ROOT}"]
 
 
 class DoesNotCompileError(Exception):
@@ -28,21 +30,23 @@ def compile_library(
     library: Path, *options: str | Path, sources: Sequence[str | Path] = (), code: str | None = None
 ) -> Path:
     """A library of these sources, or of this code, which find the headers of this repository."""
+    library.parent.mkdir(exist_ok=True)
     given: Sequence[str | Path] = sources if code is None else ["-x", "c++", "-"]
-    return _compile(library, ["-shared", "-fPIC", *options, *given], code)
+    _run([COMPILER, *FLAGS, "-shared", "-fPIC", *options, *given, "-o", library], code)
+    return library
 
 
-def compile_program(program: Path, *options: str | Path, sources: Sequence[str | Path]) -> Path:
-    """A program of these sources, which find the headers of this repository."""
-    return _compile(program, [*options, *sources], None)
+def compile_program(program: Path, *options: str | Path, sources: Sequence[Path]) -> Path:
+    """A program of these sources, each compiled by itself, as caches of compilers like it."""
+    objects = [program.with_name(f"{source.stem}.o") for source in sources]
+    for source, made in zip(sources, objects, strict=True):
+        _run([*LAUNCHER, COMPILER, *FLAGS, *options, "-c", source, "-o", made])
+    _run([COMPILER, *options, *objects, "-o", program])
+    return program
 
 
-def _compile(made: Path, arguments: Sequence[str | Path], code: str | None) -> Path:
-    made.parent.mkdir(exist_ok=True)
-    command = [COMPILER, "-std=c++17", f"-I{ROOT}", *map(str, arguments), "-o", str(made)]
-    done = subprocess.run(
-        command, input=code, capture_output=True, text=True, check=False, cwd=ROOT
-    )
+def _run(command: Sequence[str | Path], code: str | None = None) -> None:
+    words = list(map(str, command))
+    done = subprocess.run(words, input=code, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:
         raise DoesNotCompileError(done.stderr)
-    return made

@@ -37,7 +37,11 @@ def main() -> int:
         except UnmutatedTestsError as error:
             print(error, file=sys.stderr)
             return 1
-    print(f"{time.monotonic() - start:.0f} s; {wrong} not as listed")
+    surviving = sum(mutant.survives is not None for mutant in chosen)
+    listed_so = f"{len(chosen) - surviving} listed as found, {surviving} as surviving"
+    print(
+        f"{len(chosen)} mutants, {time.monotonic() - start:.0f} s: {listed_so}; {wrong} are not so"
+    )
     return 1 if wrong else 0
 
 
@@ -60,18 +64,20 @@ def _of_this_commit() -> int:
 class Trial:
     """Tries mutants, some at a time, each in a workplace that no other one uses."""
 
-    def __init__(self, folder: Path, jobs: int, ends: ExitStack) -> None:
+    def __init__(self, folder: Path, jobs: int, ends: ExitStack, source: Path = ROOT) -> None:
         """Makes the workplaces.
 
         Args:
             folder: an empty one.
             jobs: how many.
             ends: what they started ends with it.
+            source: what they are copies of.
         """
         self._free: SimpleQueue[Workplace] = SimpleQueue()
         self._jobs = jobs
+        self._source = source
         for number in range(jobs):
-            self._free.put(ends.enter_context(Workplace(folder / str(number))))
+            self._free.put(ends.enter_context(Workplace(folder / str(number), source)))
 
     def run(self, mutants: list[Mutant]) -> int:
         """How many of the mutants have not the fate that is listed.
@@ -86,8 +92,8 @@ class Trial:
                 (mutant, pool.submit(self._try, mutant, seconds[mutant.selection]))
                 for mutant in mutants
             ]
-            outcomes = [_printed(mutant, future.result()) for mutant, future in tried]
-        return sum(not as_listed for as_listed in outcomes)
+            outcomes = [(mutant, future.result()) for mutant, future in tried]
+        return sum(not outcome.is_expected_of(mutant) for mutant, outcome in outcomes)
 
     def _unmutated(self, selection: Selection) -> float:
         place = self._free.get()
@@ -99,27 +105,21 @@ class Trial:
     def _try(self, mutant: Mutant, seconds_unmutated: float) -> Outcome:
         place = self._free.get()
         try:
-            return place.try_mutant(mutant, seconds_unmutated)
+            outcome = place.try_mutant(mutant, seconds_unmutated)
         finally:
             self._free.put(place)
+        print(_shown(mutant, outcome, self._source), flush=True)
+        return outcome
 
 
-def _printed(mutant: Mutant, outcome: Outcome) -> bool:
-    """Whether it is as listed, once it is printed."""
+def _shown(mutant: Mutant, outcome: Outcome, source: Path) -> str:
     as_listed = outcome.is_expected_of(mutant)
-    line = mutant.line((ROOT / mutant.file).read_text())
+    line = mutant.line((source / mutant.file).read_text())
     mark = "" if as_listed else "NOT AS LISTED: "
     says = mutant.survives if as_listed and mutant.survives else outcome.says
-    print(
-        f"{mark}{outcome.fate.value}, {outcome.seconds:.1f} s: {mutant.file}:{line}"
-        f"\n    - {_shown(mutant.old)}\n    + {_shown(mutant.new)}\n    {says}",
-        flush=True,
-    )
-    return as_listed
-
-
-def _shown(text: str) -> str:
-    return text.strip().replace("\n", "\n      ")
+    old, new = (text.strip().replace("\n", "\n      ") for text in (mutant.old, mutant.new))
+    title = f"{mark}{outcome.fate.value}, {outcome.seconds:.1f} s: {mutant.file}:{line}"
+    return f"{title}\n    - {old}\n    + {new}\n    {says}"
 
 
 if __name__ == "__main__":

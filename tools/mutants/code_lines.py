@@ -60,10 +60,10 @@ def _lines(*nodes: ast.AST) -> Iterator[int]:
 
 
 def _only_names_things(node: ast.stmt) -> bool:
-    """Imports, docstrings and types."""
+    """Imports, docstrings, types, and arguments that are not used."""
     if isinstance(node, ast.AnnAssign):
         is_type = isinstance(node.annotation, ast.Name) and node.annotation.id == "TypeAlias"
         return is_type or node.value is None
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    return isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.Pass | ast.Delete)

@@ -50,10 +50,20 @@ class Mutant:
 
     def touched(self, text: str) -> set[int]:
         """The lines of the file, counted from 1, that are others or gone in the mutant."""
-        before, after = text.splitlines(), self.apply(text).splitlines()
-        changes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+        after = self.apply(text)
+        first = text.count("\n", 0, text.index(self.old))
+        lines, new_lines = text.splitlines(), after.splitlines()
+        behind = len(lines) - first - self.old.count("\n") - 1
+        span, new_span = (
+            lines[first : len(lines) - behind],
+            new_lines[first : len(new_lines) - behind],
+        )
+        changes = SequenceMatcher(None, span, new_span, autojunk=False).get_opcodes()
         return {
-            i + 1 for kind, first, end, *_ in changes if kind != "equal" for i in range(first, end)
+            first + i + 1
+            for kind, begin, end, *_ in changes
+            if kind != "equal"
+            for i in range(begin, end)
         }
 
     def line(self, text: str) -> int:
