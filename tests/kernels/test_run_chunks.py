@@ -9,7 +9,7 @@ from processes import ROOT
 
 skip_where_the_compiler_is_for_another_machine()
 
-WATCHDOG_S = 60
+WATCHDOG_S = 30
 SOURCES = [
     Path(__file__).with_name("run_chunks.cpp"),
     ROOT / "tests/native_boundary/pool.cpp",
