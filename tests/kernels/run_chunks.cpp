@@ -57,11 +57,17 @@ class CountingPool final : public cpu::Pool {
 std::int64_t run_once(const std::int64_t chunks, const When when, const std::int64_t threads,
                       const std::int64_t limit = kNoLimit) {
   std::vector<int> runs(static_cast<std::size_t>(chunks));
+  std::atomic<int> beyond{0};
   const auto pool = std::make_unique<CountingPool>(when, threads, limit);
-  const auto body = std::make_unique<Body>([&runs](const std::int64_t i) {
-    if (i >= 0 && i < static_cast<std::int64_t>(runs.size())) ++runs[static_cast<std::size_t>(i)];
+  const auto body = std::make_unique<Body>([&](const std::int64_t i) {
+    if (i < 0 || i >= chunks) {
+      ++beyond;
+    } else {
+      ++runs[static_cast<std::size_t>(i)];
+    }
   });
   cpu::run_chunks(chunks, *body, *pool);
+  if (beyond != 0) return -1;
   for (const int times : runs) {
     if (times != 1) return -1;
   }

@@ -186,12 +186,15 @@ def test_under_shard_map_a_program_for_gpus_calls_the_kernel_on_each_shard(mesh:
     assert results.split(", ") == ["tensor<4x4xf32>"] * 3
 
 
-def test_an_exported_program_for_several_devices_runs(mesh: Any) -> None:
+@pytest.mark.parametrize("platforms", [("cpu",), ("tpu", "cpu")])
+def test_an_exported_program_for_several_devices_runs(
+    mesh: Any, platforms: tuple[str, ...]
+) -> None:
     """It is plain StableHLO: the partitioner's functions would stay behind in this process."""
     cut = NamedSharding(mesh, P("x", "y"))
     leaves = [jax.device_put(positive(16, 8, seed=i), cut) for i in range(4)]
     step = jax.jit(lambda *leaf: nadam_update(ROW, *leaf))
-    exported = jax.export.export(step)(*leaves)
+    exported = jax.export.export(step, platforms=platforms)(*leaves)
     assert exported.nr_devices == 8
     assert "custom_call" not in exported.mlir_module()
     results = jax.jit(jax.export.deserialize(exported.serialize()).call)(*leaves)
