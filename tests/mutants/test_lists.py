@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from tools.mutants.code_lines import code_lines
-from tools.mutants.listed import LISTS, ROOT, Listed, ListError, Mutant, Selection, every, read
+from tools.mutants.listed import (
+    LISTS,
+    ROOT,
+    Listed,
+    ListError,
+    Mutant,
+    Selection,
+    every,
+    read,
+    run_together,
+)
 
 ALL = {listed.file: listed for listed in map(read, sorted(LISTS.glob("*.toml")))}
 # The others have but some.
@@ -35,6 +45,7 @@ def test_the_tests_that_are_asked_are_there(listed: Listed) -> None:
             file, *names = test.split("[")[0].split("::")
             text = (ROOT / file).read_text()
             assert all(f" {name}(" in text or f"class {name}:" in text for name in names), test
+        assert (ROOT / mutant.selection.folder).is_dir()
 
 
 def test_a_reason_is_given_for_a_line_that_is_there_and_has_no_mutant(listed: Listed) -> None:
@@ -167,3 +178,18 @@ def test_the_parts_of_a_list_are_all_of_it() -> None:
     mutants = [Mutant("a.py", str(i), "", Selection(())) for i in range(10)]
     parts = [every(mutants, 4, first) for first in range(100, 104)]
     assert sorted(mutant.old for part in parts for mutant in part) == [m.old for m in mutants]
+
+
+def test_tests_of_one_folder_are_first_run_together() -> None:
+    a, b = Selection(("t/a.py::x",)), Selection(("t/b.py", "t/a.py::x"))
+    other_folder, other_environment = Selection(("u/a.py",)), Selection(("t/a.py",), (("A", "1"),))
+    assert run_together([b, other_folder, a, other_environment]) == {
+        Selection(("t/a.py::x", "t/b.py")): [a, b],
+        other_folder: [other_folder],
+        other_environment: [other_environment],
+    }
+
+
+def test_tests_of_two_folders_are_no_selection() -> None:
+    with pytest.raises(ListError, match=r"t/a\.py u/a\.py are not of one folder"):
+        print(Selection(("t/a.py", "u/a.py")).folder)

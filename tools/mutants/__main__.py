@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 
-from tools.mutants.listed import ROOT, Mutant, Selection, every, read_all
+from tools.mutants.listed import ROOT, Mutant, Selection, every, read_all, run_together
 from tools.mutants.trying import Outcome, UnmutatedTestsError, Workplace
 
 
@@ -86,10 +86,12 @@ class Trial:
             UnmutatedTestsError: tests fail without a mutant.
         """
         with ThreadPoolExecutor(self._jobs) as pool:
-            selections = dict.fromkeys(mutant.selection for mutant in mutants)
-            seconds = dict(zip(selections, pool.map(self._unmutated, selections), strict=True))
+            selections = {mutant.selection for mutant in mutants}
+            together = run_together(selections)
+            seconds = dict(zip(together, pool.map(self._unmutated, together), strict=True))
+            seconds_of = {one: seconds[all_] for all_, some in together.items() for one in some}
             tried: list[tuple[Mutant, Future[Outcome]]] = [
-                (mutant, pool.submit(self._try, mutant, seconds[mutant.selection]))
+                (mutant, pool.submit(self._try, mutant, seconds_of[mutant.selection]))
                 for mutant in mutants
             ]
             outcomes = [(mutant, future.result()) for mutant, future in tried]

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,18 @@ class Selection:
     tests: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
     preloaded: tuple[str, ...] = ()  # modules that they import, and that import nothing of ours
+
+    @property
+    def folder(self) -> Path:
+        """That of the tests: those of another one may need a process of their own.
+
+        Raises:
+            ListError: they are of several.
+        """
+        folders = {Path(test.split("::")[0]).parent for test in self.tests}
+        if len(folders) != 1:
+            raise ListError(f"{' '.join(self.tests)} are not of one folder")
+        return folders.pop()
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,19 @@ def read(path: Path) -> Listed:
 def read_all() -> list[Listed]:
     """All lists."""
     return [read(path) for path in sorted(LISTS.glob("*.toml"))]
+
+
+def run_together(selections: Iterable[Selection]) -> dict[Selection, list[Selection]]:
+    """The selections that one process can run, by the selection of all their tests."""
+    groups: dict[tuple[object, ...], list[Selection]] = {}
+    for one in sorted(selections, key=lambda one: one.tests):
+        groups.setdefault((one.environment, one.preloaded, one.folder), []).append(one)
+    return {
+        replace(
+            some[0], tests=tuple(dict.fromkeys(test for one in some for test in one.tests))
+        ): some
+        for some in groups.values()
+    }
 
 
 def every(mutants: Sequence[Mutant], step: int, first: int) -> list[Mutant]:
