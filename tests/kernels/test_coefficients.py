@@ -1,6 +1,8 @@
 """From a convention to the row, with Python's own numbers: the row drives the oracle's rule."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import oracle
@@ -58,7 +60,13 @@ def train(rows: list[Coefficients]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("momentum_decay", [None, 0.004, 1.0])
 def test_the_row_is_that_of_the_papers(momentum_decay: float | None) -> None:
-    options = {"b1": B1, "b2": B2, "eps": EPS, "eps_root": 1e-2, "momentum_decay": momentum_decay}
+    options: dict[str, Any] = {
+        "b1": B1,
+        "b2": B2,
+        "eps": EPS,
+        "eps_root": 1e-2,
+        "momentum_decay": momentum_decay,
+    }
     expected = oracle.nadam(PARAM, GRADS, learning_rate=RATE, weight_decay=0.5, **options)
     found = train(rows(momentum_decay, eps_root=1e-2, decay=RATE * 0.5))
     np.testing.assert_allclose(found[-1], expected, rtol=1e-12)
@@ -94,7 +102,7 @@ def test_the_rate_may_come_before_the_division() -> None:
     """Where the quotient overflows without it."""
     made = [rate_before_division(row) for row in rows(1.0)]
     np.testing.assert_allclose(train(made)[-1], train(rows(1.0))[-1], rtol=1e-12)
-    huge = [np.float32([x]) for x in (0, 0, 3e38, 0)]
+    huge = [np.array([x], np.float32) for x in (0, 0, 3e38, 0)]
     row = rows(1.0)[2]._replace(eps=1e-2)
     before, after = (np.array(row, np.float32) for row in (rate_before_division(row), row))
     assert np.isfinite(oracle.rule(before, *huge)[0])
@@ -144,8 +152,9 @@ NAN, INF = math.nan, math.inf
         (check_not_negative, [0, 0.0, -0.0, 3, INF], [-1, -1e-9, -INF, NAN, np.float64(NAN)]),
     ],
 )
-def test_a_number_out_of_range_is_refused(check: object, allowed: list, refused: list) -> None:
-    assert callable(check)
+def test_a_number_out_of_range_is_refused(
+    check: Callable[[str, object], None], allowed: list[Any], refused: list[Any]
+) -> None:
     for value in [*allowed, np.array([NAN, -1.0]), lambda count: -1.0]:
         check("b1", value)
     for value in refused:

@@ -68,7 +68,10 @@ class Rule:
             _pointers(leaf),
             _pointers(results),
         )
-        return None if fewest == -1 else Results(*results, fewest)
+        if fewest == -1:
+            return None
+        params, change, mu, nu, average = results
+        return Results(params, change, mu, nu, average, fewest)
 
     def skips(self, row: np.ndarray, version: int = 2) -> bool:
         function = self._of("skips", row.dtype)
@@ -120,6 +123,11 @@ def leaf(rng: np.random.Generator, dtype: str, length: int = 300) -> list[np.nda
         arrays.append(array.astype(dtype))
     arrays[3] = np.copysign(arrays[3], rng.choice([1, 1, -1], length)).astype(dtype)
     return arrays
+
+
+def leaf_of(*numbers: float) -> list[np.ndarray]:
+    """Of one element: its parameter, gradient and moments."""
+    return [np.array([x], np.float32) for x in numbers]
 
 
 def any_row(rng: np.random.Generator, dtype: str) -> dict[str, float]:
@@ -192,7 +200,7 @@ def test_an_eps_that_is_no_number_above_zero_shows_the_sign_of_the_root(rule: Ru
     row = rule.row(dict.fromkeys(FIELDS, 0.0) | {"c_m": 1, "c_v": -1, "b1": 1, "b2": 1})
     row[[7, 12]] = 1  # learning_rate, grad_scale
     row[8] = -0.0  # eps
-    arrays = [np.float32([x]) for x in (0, 0, 1, 0)]
+    arrays = leaf_of(0, 0, 1, 0)
     found = rule.update(row, *arrays)
     assert found is not None
     _, expected, *_ = oracle.rule(row, *arrays)
@@ -202,7 +210,7 @@ def test_an_eps_that_is_no_number_above_zero_shows_the_sign_of_the_root(rule: Ru
 @pytest.mark.parametrize("off", [(), ("decay",), ("l2",), ("decay", "l2")], ids=str)
 def test_an_infinite_parameter_stays_where_nothing_decays(rule: Rule, off: Sequence[str]) -> None:
     row = any_row(np.random.default_rng(0), "float32") | dict.fromkeys(off, 0.0)
-    arrays = [np.float32([x]) for x in (np.inf, 1, 1, 1)]
+    arrays = leaf_of(np.inf, 1, 1, 1)
     found = rule.update(rule.row(row), *arrays)
     assert found is not None
     assert np.isinf(found.params[0]) == (len(off) == 2)
@@ -212,7 +220,7 @@ def test_an_infinite_parameter_stays_where_nothing_decays(rule: Rule, off: Seque
 @pytest.mark.parametrize("clip", [0.0, -0.0])
 def test_a_limit_of_zero_limits_nothing(rule: Rule, clip: float) -> None:
     row = any_row(np.random.default_rng(0), "float32") | {"clip_value": clip}
-    arrays = [np.float32([x]) for x in (1, 1e6, 0, 0)]
+    arrays = leaf_of(1, 1e6, 0, 0)
     found = rule.update(rule.row(row), *arrays)
     assert found is not None
     assert found.mu[0] > 1e3
@@ -245,7 +253,7 @@ def test_version_1_is_the_rule_but_for_infinite_gradients(rule: Rule, dtype: str
 
 def test_version_1_clamps_the_largest_number(rule: Rule) -> None:
     row = any_row(np.random.default_rng(0), "float32") | OFF | {"clip_value": 1.0}
-    arrays = [np.float32([x]) for x in (0, np.finfo(np.float32).max, 0, 0)]
+    arrays = leaf_of(0, float(np.finfo(np.float32).max), 0, 0)
     found = rule.update(of_version_1(row, "float32"), *arrays, version=1)
     assert found is not None
     assert found.mu[0] == np.float32(row["one_minus_b1"])
