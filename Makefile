@@ -63,7 +63,7 @@ test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
 	$(BIN)/python -m pytest tests/documentation
 	$(BIN)/python -m pytest tests/sharding
-	$(BIN)/python -m pytest tests/gpu tests/gpu_check
+	$(BIN)/python -m pytest tests/gpu tests/gpu_check tests/mutants
 	$(BIN)/python -m pytest docs/jax docs/*.md
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
@@ -89,13 +89,14 @@ test-diagnosis: $(VENV)/.with-test
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
 # user installs it; every float32 in each storage; Keras's training curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; and the wheels, each installed.
+# there; the handlers under sanitizers; some of the mutants; and the wheels, each installed.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(PYTHON312),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-every-float32 test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow sanitize test-wheels test-wheels-cuda
+	    test-keras-own-jax test-keras-own-tensorflow sanitize mutants-sample test-wheels \
+	    test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)

@@ -10,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -49,6 +50,10 @@ def test_seventy_leaves_of_mixed_layouts_in_three_calls(mesh: Any) -> None:
     assert program.copied_bytes(text) == 0
     results = step(*placed)
     jax.tree.map(np.testing.assert_array_equal, results, jax.jit(update)(*groups))
+    for i, row in enumerate(rows):
+        new_params, _, *new_states = oracle.rule(row, *(group[i] for group in groups))
+        for group, expected in zip(results, (new_params, *new_states), strict=True):
+            np.testing.assert_array_equal(group[i], expected)
     for group in results:
         for result, layout in zip(group, layouts, strict=True):
             assert result.sharding.is_equivalent_to(layout, 2)

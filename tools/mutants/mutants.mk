@@ -4,7 +4,7 @@
 
 MUTANT_JOBS ?= 2
 # Of the short form.
-MUTANTS_EVERY := 25
+MUTANTS_EVERY := 45
 
 mutants mutants-sample: export XLA_FLAGS := $(QUICKLY_COMPILED)
 

@@ -33,9 +33,9 @@ $(WHEELS)/.with-tools: tools/wheels/requirements.txt
 	touch $@
 
 # The kernels of the wheel for aarch64, and a training step, in an emulator. Left out are the test of three
-# billion elements, which are too many for it, and that which compiles libraries for this machine. The
+# billion elements, which are too many for it, and those that compile sources for this machine. The
 # path is safe so that the package is the wheel's and not the checkout's.
-NOT_EMULATED := test_concurrency.py test_choice_of_cuda_library.py
+NOT_EMULATED := test_concurrency.py test_choice_of_cuda_library.py test_run_chunks.py test_update_rule.py
 
 test-aarch64: $(VENV)-aarch64/.made
 	PYTHONSAFEPATH=1 $(<D)/bin/python -m pytest tests/kernels \
