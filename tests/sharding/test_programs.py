@@ -111,23 +111,23 @@ def test_a_population_is_cut_along_its_members_or_within_them(mesh: Any, spec: P
     )
 
 
-def test_a_population_under_shard_map_over_some_axes_is_its_members(mesh: Any) -> None:
+@pytest.mark.parametrize("is_population", [False, True], ids=["a leaf", "a population"])
+def test_under_shard_map_over_some_axes(mesh: Any, is_population: bool) -> None:
     """The other axes have no names there, by which a table with a batch would be cut."""
     rates = np.linspace(0.01, 0.1, 8).astype(np.float32)
     params, grads = positive(8, 16, 4), positive(8, 16, 4, seed=1)
 
     def train(rate: jax.Array, params: jax.Array, grads: jax.Array) -> Any:
-        tx = nadam(rate)
+        tx = nadam(rate if is_population else 0.01)
         return tx.apply(grads, tx.init(params), params)[0]
 
-    population = jax.vmap(train)
-    over_some = jax.shard_map(
-        population, mesh=mesh, in_specs=P("x"), out_specs=P("x"), axis_names={"x"}
-    )
-    cut = NamedSharding(mesh, P("x", "y"))
-    placed = jax.device_put((params, grads), cut)
-    found = jax.jit(over_some)(jax.device_put(rates, NamedSharding(mesh, P("x"))), *placed)
-    np.testing.assert_allclose(found, jax.jit(population)(rates, params, grads), rtol=1e-6)
+    step = jax.vmap(train) if is_population else train
+    over_some = jax.shard_map(step, mesh=mesh, in_specs=P("x"), out_specs=P("x"), axis_names={"x"})
+    placed = jax.device_put((params, grads), NamedSharding(mesh, P("x", "y")))
+    jitted = jax.jit(over_some)
+    arguments = jax.device_put(rates, NamedSharding(mesh, P("x"))), *placed
+    assert (program.CALL in jitted.lower(*arguments).compile().as_text()) == (not is_population)
+    np.testing.assert_allclose(jitted(*arguments), jax.jit(step)(rates, params, grads), rtol=1e-6)
 
 
 def test_a_population_whose_leaves_are_cut_along_it_in_different_ways(mesh: Any) -> None:
