@@ -66,7 +66,7 @@ test-jax: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
 	$(BIN)/python -m pytest tests/documentation
 	$(BIN)/python -m pytest tests/sharding
-	$(BIN)/python -m pytest tests/gpu tests/gpu_check
+	$(BIN)/python -m pytest tests/gpu tests/gpu_check tests/mutants
 	$(BIN)/python -m pytest docs/jax docs/*.md
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
@@ -106,14 +106,14 @@ soak: $(VENV)/.with-test
 # user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
 # curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; the slower faults; the wheels, each installed; and the kernels
-# of the one for aarch64, in an emulator.
+# there; the handlers under sanitizers; some of the mutants; the slower faults; the wheels, each
+# installed; and the kernels of the one for aarch64, in an emulator.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow test-slow-faults sanitize test-wheels \
+	    test-keras-own-jax test-keras-own-tensorflow test-slow-faults mutants-sample sanitize test-wheels \
 	    test-wheels-cuda test-aarch64
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
@@ -189,6 +189,7 @@ docs: $(VENV)/.with-docs
 include tests/native_boundary/native_boundary.mk
 include tools/wheels/wheels.mk
 include tools/wheels/cuda.mk
+include tools/mutants/mutants.mk
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

@@ -68,6 +68,34 @@ def test_for_platforms_with_and_without_it_carries_both(platforms: tuple[str, ..
         assert (text.count(CALL), copies_of_arrays(text)) == (1, 0)
 
 
+LEAVES, DTYPES = range(40), ("float32", "bfloat16", "float8_e5m2")
+ROWS: dict[str, dict[str, Any]] = {
+    "one": {"rounding": "stochastic", "seed": 3},
+    "a row for each leaf": {
+        "weight_decay": 20.0,
+        "mask": {i: i % 5 == 0 or i > 35 for i in LEAVES},
+        "mu_dtype": jnp.bfloat16,
+    },
+}
+
+
+@pytest.mark.parametrize(("rows", "method"), [("one", "update"), ("a row for each leaf", "apply")])
+def test_both_ways_update_leaves_of_any_dtype_in_full_calls(rows: str, method: str) -> None:
+    """The kernels know no float8, which is widened for them and comes back."""
+    params = {i: jnp.linspace(-1, 1, 3 + i % 5).astype(DTYPES[i % 3]) for i in LEAVES}
+    tx = nadamw(1e-2, **ROWS[rows])
+    grads = jax.tree.map(lambda p: (3 * p).astype(p.dtype), params)
+    arguments = grads, tx.init(params), params
+    step = jax.jit(getattr(tx, method))
+    program = jax.export.export(step, platforms=("cpu", "tpu"), disabled_checks=[KNOWN_CALL])(
+        *arguments
+    )
+    assert program.mlir_module().count(CALL_IN_MODULE) == 2, "of 32 leaves, and of 8"
+    found, expected = program.call(*arguments), step(*arguments)
+    assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_the_state_is_a_part_of_the_serialized_program() -> None:
     loaded = jax.export.deserialize(exported("cpu").serialize())
     arguments, _ = jax.tree.unflatten(loaded.in_tree, loaded.in_avals)

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -278,6 +278,36 @@ def test_a_dense_gradient_takes_the_dense_step() -> None:
 
     for a, b in zip(run("lazy"), run("dense"), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@only_where_fused
+def test_leaves_of_several_kinds_are_each_updated_as_they_are_alone() -> None:
+    """A table by its rows, and leaves of two dtypes in turn, each with a norm of its own."""
+    rng = np.random.default_rng(5)
+    touched = some_rows(rng, HEIGHT, 9, (WIDTH,))
+    dtypes = ["float32", "bfloat16", "float32"]
+    grads = [
+        ops.convert_to_tensor(3.0**i * rng.normal(size=WIDTH), d) for i, d in enumerate(dtypes)
+    ]
+
+    def updated(chosen: Sequence[int]) -> list[np.ndarray]:
+        names = [f"leaf{i}" for i in range(len(dtypes))]
+        leaves = [
+            keras.Variable(np.ones(WIDTH), dtype=d, name=n)
+            for d, n in zip(dtypes, names, strict=True)
+        ]
+        leaves.insert(1, table_of())
+        given = [*grads[:1], sparse(touched, (HEIGHT, WIDTH)), *grads[1:]]
+        optimizer = Nadam(0.01, sparse="lazy", clipnorm=0.5, weight_decay=0.5, use_ema=True)
+        optimizer.exclude_from_weight_decay(var_names=["leaf2", "table"])
+        variables = [leaves[i] for i in chosen]
+        optimizer.build(variables)
+        optimizer.apply([given[i] for i in chosen], variables)
+        return [ops.convert_to_numpy(ops.cast(v, "float32")) for v in variables]
+
+    together = updated(range(4))
+    for i, leaf in enumerate(together):
+        np.testing.assert_array_equal(leaf, updated([i])[0])
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -1,21 +1,18 @@
 """Which of several libraries with CUDA kernels is taken, and what is said of those that are not."""
 
-import os
-import platform
 import re
-import subprocess
 from pathlib import Path
 
 import jax
 import pytest
-from processes import ROOT
+from compiled_source import (
+    compile_library,
+    skip_where_the_compiler_is_for_another_machine,
+)
 
 from nadam_xla import _native, cuda_library
 
-COMPILER = os.environ.get("CXX", "c++")
-_made_for = subprocess.run([COMPILER, "-dumpmachine"], capture_output=True, text=True, check=True)
-if not _made_for.stdout.startswith(platform.machine()):
-    pytest.skip(f"{COMPILER} compiles for another machine", allow_module_level=True)
+skip_where_the_compiler_is_for_another_machine()
 
 CUDA_12, CUDA_13 = (12, 4), (13, 0)
 NO_DRIVER = (0, 0)
@@ -35,11 +32,7 @@ extern "C" const CudaLibrary* nadam_xla_cuda_library() {
 
 
 def compile_to(library: Path, source: str, *options: str) -> None:
-    command = [COMPILER, "-std=c++17", "-shared", "-fPIC", "-x", "c++", "-"]
-    include = [f"-I{ROOT}", f"-I{jax.ffi.include_dir()}"]
-    library.parent.mkdir(exist_ok=True)
-    command = [*command, *include, *options, "-o", str(library)]
-    subprocess.run(command, input=source, text=True, check=True)
+    compile_library(library, f"-I{jax.ffi.include_dir()}", *options, code=source)
 
 
 def make_library(

@@ -10,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -49,6 +50,10 @@ def test_seventy_leaves_of_mixed_layouts_in_three_calls(mesh: Any) -> None:
     assert program.copied_bytes(text) == 0
     results = step(*placed)
     jax.tree.map(np.testing.assert_array_equal, results, jax.jit(update)(*groups))
+    for i, row in enumerate(rows):
+        new_params, _, *new_states = oracle.rule(row, *(group[i] for group in groups))
+        for group, expected in zip(results, (new_params, *new_states), strict=True):
+            np.testing.assert_array_equal(group[i], expected)
     for group in results:
         for result, layout in zip(group, layouts, strict=True):
             assert result.sharding.is_equivalent_to(layout, 2)
@@ -104,6 +109,25 @@ def test_a_population_is_cut_along_its_members_or_within_them(mesh: Any, spec: P
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), step(*arguments), expected
     )
+
+
+@pytest.mark.parametrize("is_population", [False, True], ids=["a leaf", "a population"])
+def test_under_shard_map_over_some_axes(mesh: Any, is_population: bool) -> None:
+    """The other axes have no names there, by which a table with a batch would be cut."""
+    rates = np.linspace(0.01, 0.1, 8).astype(np.float32)
+    params, grads = positive(8, 16, 4), positive(8, 16, 4, seed=1)
+
+    def train(rate: jax.Array, params: jax.Array, grads: jax.Array) -> Any:
+        tx = nadam(rate if is_population else 0.01)
+        return tx.apply(grads, tx.init(params), params)[0]
+
+    step = jax.vmap(train) if is_population else train
+    over_some = jax.shard_map(step, mesh=mesh, in_specs=P("x"), out_specs=P("x"), axis_names={"x"})
+    placed = jax.device_put((params, grads), NamedSharding(mesh, P("x", "y")))
+    jitted = jax.jit(over_some)
+    arguments = jax.device_put(rates, NamedSharding(mesh, P("x"))), *placed
+    assert (program.CALL in jitted.lower(*arguments).compile().as_text()) == (not is_population)
+    np.testing.assert_allclose(jitted(*arguments), jax.jit(step)(rates, params, grads), rtol=1e-6)
 
 
 def test_a_population_whose_leaves_are_cut_along_it_in_different_ways(mesh: Any) -> None:
@@ -186,12 +210,15 @@ def test_under_shard_map_a_program_for_gpus_calls_the_kernel_on_each_shard(mesh:
     assert results.split(", ") == ["tensor<4x4xf32>"] * 3
 
 
-def test_an_exported_program_for_several_devices_runs(mesh: Any) -> None:
+@pytest.mark.parametrize("platforms", [("cpu",), ("tpu", "cpu")])
+def test_an_exported_program_for_several_devices_runs(
+    mesh: Any, platforms: tuple[str, ...]
+) -> None:
     """It is plain StableHLO: the partitioner's functions would stay behind in this process."""
     cut = NamedSharding(mesh, P("x", "y"))
     leaves = [jax.device_put(positive(16, 8, seed=i), cut) for i in range(4)]
     step = jax.jit(lambda *leaf: nadam_update(ROW, *leaf))
-    exported = jax.export.export(step)(*leaves)
+    exported = jax.export.export(step, platforms=platforms)(*leaves)
     assert exported.nr_devices == 8
     assert "custom_call" not in exported.mlir_module()
     results = jax.jit(jax.export.deserialize(exported.serialize()).call)(*leaves)

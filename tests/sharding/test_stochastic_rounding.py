@@ -250,6 +250,15 @@ class TestShardMap:
             assert len(np.unique(np.asarray(tree["layer"]).reshape(8, -1), axis=0)) == 1
 
 
+def test_leaves_of_two_calls_that_are_whole_have_the_numbers_of_one_device() -> None:
+    tx = OPTIMIZERS["without masters"]
+    params, grads = ([jnp.full(16, x, jnp.bfloat16)] * 40 for x in (PARAM, GRAD))
+    step = jax.jit(tx.apply)
+    whole = NamedSharding(LAYOUTS["fsdp"].mesh, P())
+    found = step(*jax.device_put((grads, tx.init(params), params), whole))
+    jax.tree.map(np.testing.assert_array_equal, found, step(grads, tx.init(params), params))
+
+
 def test_a_population_on_a_mesh_has_the_numbers_of_its_members_alone() -> None:
     mesh = LAYOUTS["mixed"].mesh
     seeds = jnp.arange(8, dtype=jnp.uint32)

@@ -34,12 +34,12 @@ $(WHEELS)/.with-tools: tools/wheels/requirements.txt
 # The kernels of the wheel for aarch64, in an emulator. What they store is compared with what is stored
 # here, call for call; that needs no JAX there. `make test-aarch64-whole` makes ten times as many calls,
 # and then runs the tests of the kernels, and a training step, which takes the emulator long. Left out
-# are the test of three billion elements, which are too many for it, and that which compiles libraries
-# for this machine. The path is safe so that the package is the wheel's and not the checkout's.
+# are the test of three billion elements, which are too many for it, and those that compile
+# sources for this machine. The path is safe so that the package is the wheel's and not the checkout's.
 .PHONY: test-aarch64-whole
 AARCH64 := $(VENV)-aarch64
 EMULATED := PYTHONSAFEPATH=1 $(AARCH64)/bin/python
-NOT_EMULATED := test_concurrency.py test_choice_of_cuda_library.py
+NOT_EMULATED := test_concurrency.py test_choice_of_cuda_library.py test_run_chunks.py test_update_rule.py
 SAME_BITS = AARCH64_PYTHON=$(abspath $(AARCH64))/bin/python \
     AARCH64_BITS=$(abspath $(BOUNDARY))/bits-aarch64/tests/native_boundary/libbits.so \
     NATIVE_BITS=$(abspath $(BOUNDARY))/bits/tests/native_boundary/libbits.so

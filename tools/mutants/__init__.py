@@ -1,0 +1,1 @@
+"""Small mistakes in the code that matters most, and which test finds each."""
