@@ -226,6 +226,14 @@ def test_a_limit_of_zero_limits_nothing(rule: Rule, clip: float) -> None:
     assert found.mu[0] > 1e3
 
 
+def test_within_a_limit_that_is_nan_no_gradient_is_known(rule: Rule) -> None:
+    row = any_row(np.random.default_rng(0), "float32") | {"clip_value": float("nan")}
+    found = rule.update(rule.row(row), *leaf_of(1, 0, 0, 0))
+    assert found is not None
+    assert np.isnan(found.mu[0])
+    assert np.isnan(found.nu[0])
+
+
 def of_version_1(row: Mapping[str, float], dtype: str) -> np.ndarray:
     names = ["c_m", "c_g", "c_v", "one_minus_b1", "one_minus_b2", "eps", "eps_root", "decay", "l2"]
     names += ["grad_scale", "clip_value", "skip"]
