@@ -36,6 +36,11 @@ MAY_GROW = {
     "heap": 30_000,
 }
 
+# TensorFlow's XLA keeps what it has compiled as long as the process, and so what it compiled for a
+# model that is gone: about 360 KB each for ours. With stock's optimizer it compiles none of these
+# models; where it does (jit_compile=True), each leaves ten times as much.
+KEPT_BY_XLA = {"jax": 0, "tensorflow": 800_000}
+
 Measured = dict[str, int]
 Round = Callable[[int], None]
 
@@ -209,7 +214,10 @@ def growths(rounds: dict[str, list[Measured]]) -> list[str]:
     for framework in FRAMEWORKS:
         ours, stock = (growth(rounds[f"{framework}, {whose}"]) for whose in OPTIMIZERS)
         for what, a_round in ours.items():
-            if what in MAY_GROW and a_round > max(stock[what], 0) + MAY_GROW[what]:
+            if what not in MAY_GROW:
+                continue
+            kept = KEPT_BY_XLA[framework] if what == "heap" else 0
+            if a_round > max(stock[what], 0) + MAY_GROW[what] + kept:
                 found.append(
                     f"{framework}: {what} grow by {a_round:,.1f} a round, and with stock's"
                     f" optimizer by {stock[what]:,.1f}"
