@@ -339,7 +339,7 @@ def test_an_unreachable_xla_is_an_error_that_names_both_versions(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setattr(runtime, name, value)
-    _, reason = runtime._load()
+    *_, reason = runtime._load()
     monkeypatch.setattr(runtime, "_why_unavailable", reason)
     with pytest.raises(NotImplementedError, match=rf"TensorFlow {tf.__version__} .*2\.18 to 2\.21"):
         eager(*variables((4,), "float32"), 1, tf.ones(4))
