@@ -25,8 +25,9 @@ PYTHON_OF = $(shell for python in python$1 "$$(pyenv root)"/versions/$1.*/bin/py
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 PYTHON312 ?= $(call PYTHON_OF,3.12)
 PYTHON313 ?= $(call PYTHON_OF,3.13)
-# Newer versions of JAX exist for Python 3.12 and later than for 3.11.
-NEWEST_PYTHON ?= $(or $(PYTHON313),$(PYTHON312))
+# Newer versions of JAX exist for Python 3.12 and later than for 3.11. NEWEST_PYTHON=/path/to/python3.13
+# tries that one.
+NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
     test-faults test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax \
@@ -107,15 +108,15 @@ soak: $(VENV)/.with-test
 # user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
 # curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; some of the mutants; the slower faults; the wheels, each
-# installed; and the kernels of the one for aarch64, in an emulator.
+# there; the handlers under sanitizers; some of the mutants; the slower faults; and the wheels, each
+# installed. `make test-aarch64` is apart: it needs an emulator.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
 	    test-keras-own-jax test-keras-own-tensorflow test-slow-faults mutants-sample sanitize test-wheels \
-	    test-wheels-cuda test-aarch64
+	    test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)
@@ -135,7 +136,7 @@ test-newest-jax: $(VENV)-newest-jax/.installed
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
 else
 test-newest-jax:
-	@echo "test-newest-jax SKIPPED: there is no Python 3.13 or 3.12 on the PATH or in pyenv, and the" \
+	@echo "test-newest-jax SKIPPED: there is no Python 3.12 or 3.13 on the PATH or in pyenv, and the" \
 	    "newest JAX needs one; NEWEST_PYTHON=/path/to/python3.13 names it"
 endif
 
