@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nadam_xla import targets
-from nadam_xla.jax import lowering, nadam, nadam_update
+from nadam_xla.jax import lowering, nadam, nadam_update, nadamw
 
 ROW = np.array(
     [1, 1, 1, 0.9, 0.1, 0.999, 0.001, 1e-3, 1e-8, 0, 0, 0, 1, 9, 0, *[0] * 8],
@@ -31,6 +31,20 @@ def mesh() -> Any:
 
 def positive(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def test_the_text_tells_apart_what_is_static_alone(mesh: Any) -> None:
+    """JAX's persistent cache knows a program by its text, less the addresses of functions."""
+    tx = nadamw(1e-3)  # whose changes are computed from the same arrays as its new parameters
+    params = jax.device_put({"w": positive(8, 4)}, NamedSharding(mesh, P("x")))
+    arguments = (params, tx.init(params), params)
+
+    def calls(step: Any) -> str:
+        text = jax.jit(partial(step)).lower(*arguments).as_text()
+        return re.sub(r'"\d+"|\d{9,}', "", text)
+
+    assert calls(tx.apply) == calls(nadamw(1e-3).apply)
+    assert calls(tx.apply) != calls(tx.update)
 
 
 def test_seventy_leaves_of_mixed_layouts_in_three_calls(mesh: Any) -> None:
