@@ -90,7 +90,7 @@ test-diagnosis: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/diagnosis
 
 # Trainings that are killed, forked, raced and ended, and frameworks that are not as they should be.
-# Each in processes of its own; those of TensorFlow, which takes long to start, are of `make test-all`.
+# Each in processes of its own; those of TensorFlow, which takes long to start, are apart.
 test-faults: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/faults -m "not slow"
 
@@ -108,14 +108,14 @@ soak: $(VENV)/.with-test
 # user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
 # curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; some of the mutants; the slower faults; and the wheels, each
-# installed. `make test-aarch64` is apart: it needs an emulator.
+# there; the handlers under sanitizers; some of the mutants; and the wheels, each
+# installed. `make test-aarch64`, which needs an emulator, and `make test-slow-faults` are apart.
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow test-slow-faults mutants-sample sanitize test-wheels \
+	    test-keras-own-jax test-keras-own-tensorflow mutants-sample sanitize test-wheels \
 	    test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
