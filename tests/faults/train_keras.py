@@ -91,6 +91,7 @@ def loop(folder: str, storage: str, epochs: int) -> None:
 
     model, (x, y) = model_of(storage), data()
     optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)  # or only the first step would restore its variables
     done = tf.Variable(0)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, done=done)
     manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2)
