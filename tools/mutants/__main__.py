@@ -6,7 +6,6 @@ Each is applied in a copy of this repository, where the tests that its list name
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,9 +24,8 @@ def main() -> int:
     listed = [mutant for of in read_all() for mutant in of.mutants]
     chosen = [mutant for mutant in listed if arguments.only in mutant.file]
     if arguments.every > 1:
-        first = _of_this_commit() if arguments.first is None else arguments.first
-        chosen = every(chosen, arguments.every, first)
-        part = f"every {arguments.every}th from number {first % arguments.every} on"
+        chosen = every(chosen, arguments.every, arguments.first)
+        part = f"every {arguments.every}th from number {arguments.first % arguments.every} on"
         print(f"{len(chosen)} of {len(listed)} mutants: {part}", flush=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,16 +47,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
     parser.add_argument("--only", default="", help="a part of the name of the mutated files")
     parser.add_argument("--every", type=int, default=1, help="try one in so many")
-    parser.add_argument("--first", type=int, help="with --every, by default the commit's choice")
+    parser.add_argument("--first", type=int, default=0, help="with --every: from this one on")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     return parser.parse_args()
-
-
-def _of_this_commit() -> int:
-    """A number of the commit, so that each tries others, and one always the same; else 0."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return int(commit or "0", 16)
 
 
 class Trial:

@@ -3,8 +3,9 @@
     python -m tools.mutants.preloaded MODULE...
 
 Each line of the input is a run: the arguments for pytest, the file for what it prints, and the
-seconds after which it is ended with all that it started. Each line of the output is its exit
-status, or null where it was ended. To import JAX takes longer than most tests do.
+seconds after which it is ended with all that it started, as it is where the command has ended. Each
+line of the output is its exit status, or null where it was ended. To import JAX takes longer than
+most tests do.
 """
 
 import json
@@ -34,12 +35,13 @@ def main() -> None:
 
 
 def _status(arguments: Sequence[str], log: str, seconds: float) -> int | None:
+    command = os.getppid()
     process = os.fork()
     if process == 0:
         _run(arguments, log)
     until = time.monotonic() + seconds
     ended, status = os.waitpid(process, os.WNOHANG)
-    while not ended and time.monotonic() < until:
+    while not ended and time.monotonic() < until and os.getppid() == command:
         time.sleep(PAUSE_S)
         ended, status = os.waitpid(process, os.WNOHANG)
     with suppress(ProcessLookupError):
