@@ -80,9 +80,10 @@ def _partition(
 
 
 def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
-    """The layout, of whose last axis each device holds whole blocks."""
-    if mesh.empty or len(layout.spec) < len(shape):
-        return layout
+    """The layout, of whose last axis each device holds whole blocks.
+
+    Codes are drawn, so that without a mesh, whose axes would have no names, there is no call.
+    """
     *leading, last = layout.spec
     parts = prod(mesh.shape[axis] for axis in axes_in(last))
     if parts == 1 or shape[-1] % (BLOCK * parts) == 0:

@@ -70,7 +70,8 @@ def test_for_platforms_with_and_without_it_carries_both(platforms: tuple[str, ..
 
 LEAVES, DTYPES = range(40), ("float32", "bfloat16", "float8_e5m2")
 ROWS: dict[str, dict[str, Any]] = {
-    "one": {"rounding": "stochastic", "seed": 3},
+    "one": {},
+    "random numbers": {"rounding": "stochastic", "seed": 3},
     "a row for each leaf": {
         "weight_decay": 20.0,
         "mask": {i: i % 5 == 0 or i > 35 for i in LEAVES},
@@ -79,7 +80,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("rows", "method"), [("one", "update"), ("a row for each leaf", "apply")])
+@pytest.mark.parametrize(
+    ("rows", "method"),
+    [("one", "apply"), ("random numbers", "update"), ("a row for each leaf", "apply")],
+)
 def test_both_ways_update_leaves_of_any_dtype_in_full_calls(rows: str, method: str) -> None:
     """The kernels know no float8, which is widened for them and comes back."""
     params = {i: jnp.linspace(-1, 1, 3 + i % 5).astype(DTYPES[i % 3]) for i in LEAVES}

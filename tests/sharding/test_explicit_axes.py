@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -198,6 +199,17 @@ class TestPopulations:
         results = jax.jit(nadam_update)(rows, leaves, leaves, leaves, leaves)
         expected = nadam_update(table, leaves, leaves, leaves, leaves)
         assert_alike(results, expected)
+
+
+@pytest.mark.usefixtures("entered")
+def test_a_step_that_is_exported_has_a_rate_of_its_schedule() -> None:
+    """There is no call in it, for it must run on any devices, and the rate is one of its values."""
+    tx = nadam(lambda count: 0.1 / (1 + count))
+    params, grads = tree(P("pop"), P("pop")), tree(P("pop"), P("pop"))
+    step = jax.jit(tx.apply)
+    program = jax.export.export(step)(grads, tx.init(params), params)
+    assert "@nadam" not in program.mlir_module()
+    assert_alike(program.call(grads, tx.init(params), params), step(grads, tx.init(params), params))
 
 
 def test_a_population_on_a_mesh_that_is_not_entered(mesh: jax.sharding.Mesh) -> None:

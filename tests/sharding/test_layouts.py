@@ -252,14 +252,19 @@ class TestTrainingStep:
             assert result.sharding.is_equivalent_to(sharding, result.ndim)
 
 
+LAYERS = 2  # of attention
+
+
 def test_a_call_that_waits_for_a_gradient_gathers_it_not() -> None:
     """Of attention's three readers none waits for a neighbour's gradient, so its calls do."""
     mesh = LAYOUTS["tensor-parallel"].mesh
     width = 512  # a leaf has 1 MiB, enough for a call of its own
 
     def loss(params: list[jax.Array], x: jax.Array) -> jax.Array:
-        q, k, v = params
-        return jnp.sum((x + jax.nn.softmax((x @ q) @ (x @ k).T) @ (x @ v)) ** 2)
+        for layer in range(LAYERS):
+            q, k, v = params[3 * layer : 3 * layer + 3]
+            x += jax.nn.softmax((x @ q) @ (x @ k).T) @ (x @ v)
+        return jnp.sum(x**2)
 
     def found(optimizer: str) -> dict[str, tuple[int, int]]:
         tx, apply = OPTIMIZERS[optimizer]
@@ -268,7 +273,9 @@ def test_a_call_that_waits_for_a_gradient_gathers_it_not() -> None:
             return apply(jax.grad(loss)(params, x), state, params)
 
         cut = NamedSharding(mesh, P(None, "model"))
-        params = [jax.device_put(np.ones((width, width), np.float32), cut) for _ in range(3)]
+        params = [
+            jax.device_put(np.ones((width, width), np.float32), cut) for _ in range(3 * LAYERS)
+        ]
         state = jax.jit(tx.init)(params)
         x = jax.device_put(np.ones((4, width), np.float32), NamedSharding(mesh, P()))
         text = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, x).compile().as_text()
