@@ -28,6 +28,9 @@ PYTHON313 ?= $(call PYTHON_OF,3.13)
 # Newer versions of JAX exist for Python 3.12 and later than for 3.11. NEWEST_PYTHON=/path/to/python3.13
 # tries that one.
 NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
+# On the oldest and the newest frameworks: each test's first case, and one in so many of the others.
+CASES_ONE_IN ?= 1
+SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
 
 .PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
     test-faults test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax \
@@ -105,7 +108,8 @@ soak: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it; an eighth of all float32, and a million steps, in each storage; Keras's training
+# user installs it, each test in a quarter of its cases (in all by `make test-lowest-jax` and its like);
+# an eighth of all float32, and a million steps, in each storage; Keras's training
 # curves for each argument;
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; the handlers under sanitizers; some of the mutants; and the wheels, each
@@ -113,15 +117,15 @@ soak: $(VENV)/.with-test
 # What is installed is so one after the other: builds share a folder.
 test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
     $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) test-absent-devices test-lowest-jax test-newest-jax \
+	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=4 test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
 	    test-keras-own-jax test-keras-own-tensorflow mutants-sample sanitize test-wheels \
 	    test-wheels-cuda
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
-	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(OF_STORAGE)
-	$(<D)/bin/pytest tests/jax --ignore=$(OF_STORAGE)
-	$(<D)/bin/pytest tests/sharding
+	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_STORAGE)
+	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(<D)/bin/pytest docs/jax
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
@@ -129,8 +133,8 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 
 ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
-	$(<D)/bin/pytest tests/jax
-	$(<D)/bin/pytest tests/sharding
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax
+	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(<D)/bin/pytest docs/jax
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
@@ -159,8 +163,8 @@ test-million-steps: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/million_steps
 
 test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
-	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/tensorflow tests/keras
-	KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/distribute
+	KERAS_BACKEND=tensorflow $(<D)/bin/pytest $(SOME_CASES) tests/tensorflow tests/keras
+	KERAS_BACKEND=tensorflow $(<D)/bin/pytest $(SOME_CASES) tests/distribute
 
 $(VENV)-lowest-tensorflow/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-tensorflow/.installed: PINS = $(LOWEST_TENSORFLOW)
