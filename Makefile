@@ -32,10 +32,10 @@ NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
 CASES_ONE_IN ?= 1
 SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
 
-.PHONY: demo test test-jax test-keras-tensorflow test-keras-jax test-keras-torch test-diagnosis \
-    test-faults test-all test-every-float32 test-some-float32 test-million-steps test-lowest-jax \
-    test-newest-jax test-lowest-tensorflow test-absent-devices test-slow-faults absent-devices soak docs \
-    bench lint format clean
+.PHONY: demo test test-jax test-sharding test-gpu test-documentation test-keras-tensorflow \
+    test-keras-jax test-keras-torch test-diagnosis test-faults test-all test-every-float32 \
+    test-some-float32 test-million-steps test-lowest-jax test-newest-jax test-lowest-tensorflow \
+    test-absent-devices test-slow-faults absent-devices soak docs bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -51,7 +51,8 @@ QUICKLY_COMPILED := --xla_cpu_use_fusion_emitters=false --xla_backend_optimizati
 OF_PROGRAMS := $(patsubst %,tests/jax/test_%.py,compilation documented_fusions early_calls in_place \
     one_pass_in_frameworks)
 
-test-jax test-keras-jax test-faults test-slow-faults test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
+test-jax test-sharding test-gpu test-documentation test-keras-jax test-faults test-slow-faults \
+    test-lowest-jax: export XLA_FLAGS := $(QUICKLY_COMPILED)
 # The XLA of JAX 0.12 has one code generator, and XLA ends the process where it does not know a flag. The
 # older generator of JAX 0.8.2 crashes in a program of test_narrow_storage.py.
 WITH_ONE_GENERATOR := $(filter-out %_emitters=false,$(QUICKLY_COMPILED))
@@ -60,18 +61,24 @@ OF_STORAGE := tests/jax/test_narrow_storage.py
 test-newest-jax: export XLA_FLAGS := $(WITH_ONE_GENERATOR)
 
 test: $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-keras-jax test-keras-torch \
-	    test-diagnosis test-faults
+	$(MAKE) $(SIDE_BY_SIDE) test-jax test-keras-tensorflow test-sharding test-keras-jax \
+	    test-documentation test-diagnosis test-gpu test-keras-torch test-faults
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
 test-jax: $(VENV)/.with-test
 	XLA_FLAGS= $(BIN)/python -m pytest $(OF_PROGRAMS)
 	$(BIN)/python -m pytest tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
-	$(BIN)/python -m pytest tests/documentation
+
+test-sharding: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/sharding
-	$(BIN)/python -m pytest tests/gpu tests/gpu_check tests/mutants
+
+test-documentation: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/documentation tests/mutants
 	$(BIN)/python -m pytest docs/jax docs/*.md
+
+test-gpu: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/gpu tests/gpu_check
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
 test-keras-tensorflow: $(VENV)/.with-test
@@ -114,9 +121,7 @@ soak: $(VENV)/.with-test
 # Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
 # there; the handlers under sanitizers; some of the mutants; and the wheels, each
 # installed. `make test-aarch64`, which needs an emulator, and `make test-slow-faults` are apart.
-# What is installed is so one after the other: builds share a folder.
-test-all: $(VENV)-lowest-jax/.installed $(VENV)-lowest-tensorflow/.installed \
-    $(if $(NEWEST_PYTHON),$(VENV)-newest-jax/.installed) $(VENV)-compilers/.installed $(VENV)/.with-test
+test-all: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=4 test-absent-devices test-lowest-jax test-newest-jax \
 	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
 	    test-keras-own-jax test-keras-own-tensorflow mutants-sample sanitize test-wheels \
@@ -241,12 +246,13 @@ $(VENV)-cuda/nvcc: pyproject.toml
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# A normal installation, whole again whenever the package has changed.
+# A normal installation, whole again whenever the package has changed. Each is built in a folder of its
+# own, so that several may be at a time.
 EXTRA = test-jax
 $(VENV)-%/.installed: $(SOURCES) $(shell find nadam_xla -name '*.py')
 	$(PYTHON_OF_VENV) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PINS) '.[$(EXTRA)]' $(WITH_TESTING_MODULE) \
-	    $(DEFINE).NADAM_XLA_CUDA=OFF
+	    $(DEFINE).NADAM_XLA_CUDA=OFF --config-settings=build-dir=build/$*
 	touch $@
 
 clean:
