@@ -42,6 +42,7 @@ def test_each_mutant_can_be_made_and_is_listed_once(listed: Listed) -> None:
 def test_the_tests_that_are_asked_are_there(listed: Listed) -> None:
     for mutant in listed.mutants:
         for test in mutant.selection.tests:
+            assert test.endswith("]") == ("[" in test), test
             file, *names = test.split("[")[0].split("::")
             text = (ROOT / file).read_text()
             assert all(f" {name}(" in text or f"class {name}:" in text for name in names), test
