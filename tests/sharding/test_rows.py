@@ -81,7 +81,7 @@ def test_a_training_step_sends_rows_and_no_table() -> None:
     where = mesh()
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(0, HEIGHT, (8, 2)))
-    params = {"table": table(), "dense": jnp.ones((COLUMNS, 4))}
+    params = {"table": table(), "dense": jnp.full((COLUMNS, 4), 0.1)}
 
     def loss(params: Any, ids: jax.Array) -> jax.Array:
         return jnp.mean(jnp.tanh(params["table"][ids] @ params["dense"]) ** 2)
