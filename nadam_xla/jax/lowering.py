@@ -118,7 +118,7 @@ def _in_full_calls(
             if operands[operand - 1].dtype == types[result].dtype
         }
         update = jax.ffi.ffi_call(targets.UPDATE, types, input_output_aliases=aliases)
-        attributes = _attributes(streams, 0 if table.shape[1] == 1 else call[0])
+        attributes = _attributes(streams, call[0])
         for i, result in zip(made, update(table, *operands, **attributes), strict=True):
             results[i] = result.astype(dtypes[i])
     return results
@@ -136,7 +136,7 @@ def _lower_row_to_stablehlo(ctx: Any, table: Any, *leaves: Any, streams: Streams
     table_aval, *avals = ctx.avals_in
     known = [constant_of(column) for column in columns]
     given = [column for column, number in zip(columns, known, strict=True) if number is None]
-    scalars = [table_aval.update(shape=(), sharding=None)] * len(given)
+    scalars = [table_aval.update(shape=())] * len(given)
     function = partial(reference_of_row, known=known, dtype=table_aval.dtype, streams=streams)
     lower = mlir.lower_fun(function, multiple_results=True)
     return lower(ctx.replace(avals_in=[*scalars, *avals]), *given, *leaves)

@@ -86,7 +86,7 @@ def _with_whole_blocks(mesh: Any, layout: Any, shape: tuple[int, ...]) -> Any:
     """
     *leading, last = layout.spec
     parts = prod(mesh.shape[axis] for axis in axes_in(last))
-    if parts == 1 or shape[-1] % (BLOCK * parts) == 0:
+    if shape[-1] % (BLOCK * parts) == 0:
         return layout
     return NamedSharding(mesh, spec(*leading, None))
 
@@ -151,7 +151,6 @@ def _sharding_rule(
         names = [f"leaf{leaf}dim{d}" for d in range(rank)]
         return ["batch", *names[1:]] if has_batch else names
 
-    whole = ["row", "coefficient"] if has_batch else ["batch", "row", "coefficient"]
     sizes: dict[str, Any] = {}
     of_leaves = [factors(i, len(shape)) for i, shape in enumerate(leaves[:n])]
     of_scales = [list(names) for names in of_leaves]
@@ -161,7 +160,6 @@ def _sharding_rule(
             of_scales[i][-1] = blocks
             if shape[-1] % (BLOCK * mesh.size) == 0:
                 of_leaves[i][-1] = CompoundFactor(blocks, within)
-                whole.append(within)
                 sizes[within] = BLOCK
 
     def mappings(streams: Sequence[str]) -> list[ArrayMapping]:
@@ -174,7 +172,6 @@ def _sharding_rule(
     return SdyShardingRule(
         (_mapping("batch", "row", "coefficient"), *mappings(call.streams.operands), *free),
         tuple(mappings(call.streams.overwritten)),
-        need_replication_factors=tuple(whole),
         **sizes,
     )
 

@@ -55,8 +55,7 @@ def _partition(
             if names:
                 height = shards[0].shape[len(batch)]
                 first = jax.lax.axis_index(names) * jnp.asarray(height, indices.dtype)
-                # The negative ones are outside on every device.
-                indices = jnp.where(indices < 0, indices, indices - first)
+                indices = indices - first  # the least one, which wraps, is then behind the shard
         if has_batch and coefficients.shape[0] == 1:  # which is no batch to the call
             alone = _update(streams, coefficients, *(x[0] for x in (indices, *shards)))
             return tuple(x[None] for x in alone)

@@ -162,6 +162,15 @@ class TestRule:
         state = tx.init(params)
         assert_same(apply(tx)(many, state, params), apply(tx)(once, state, params))
 
+    def test_rows_of_a_dtype_that_no_kernel_reads_are_widened(self) -> None:
+        tx, params = nadam(1e-2), normal(0, HEIGHT, COLUMNS)
+        given = some_rows(1)
+        narrow = RowGradient(given.indices, given.values.astype("float8_e5m2"))
+        wide = RowGradient(given.indices, narrow.values.astype("float32"))
+        assert_same(
+            apply(tx)(narrow, tx.init(params), params), apply(tx)(wide, tx.init(params), params)
+        )
+
     @pytest.mark.parametrize("way", STEPS)
     @pytest.mark.parametrize("indices", [[], [-1, HEIGHT, -HEIGHT, 2**31 - 1, -(2**31)]])
     def test_what_touches_no_row_changes_nothing(self, way: str, indices: list[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from compiled import copies_of_arrays
+from compiled import copies_of_arrays, text_of
 from compiled_keras import text_of_step
 from keras import ops
 from keras_models import (
@@ -32,6 +32,7 @@ only_where_fused = pytest.mark.skipif(not FUSED, reason=f"{BACKEND} has no fused
 only_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="Keras on JAX makes no sparse gradients by itself"
 )
+only_jax = pytest.mark.skipif(BACKEND != "jax", reason="of Keras on JAX")
 
 pytestmark = pytest.mark.filterwarnings("error:.*Keras's own update")
 
@@ -389,6 +390,31 @@ def test_a_compiled_step_does_nothing_of_the_size_of_the_table() -> None:
     assert made
     for line in made:
         assert "parameter(" in line or "get-tuple-element(" in line
+
+
+@only_jax
+def test_a_jitted_training_step_copies_no_parameters() -> None:
+    """The gradient of the rows is what reads the layer behind them last."""
+    import jax  # noqa: PLC0415
+    from jax.experimental.sparse import BCOO  # noqa: PLC0415
+
+    layer, table = table_of((48, 48)), table_of((1001, 48))
+    optimizer = Nadam(0.01, sparse="lazy")
+    optimizer.build([layer, table])
+
+    def loss(layer: Any, rows: Any) -> Any:
+        return ops.mean(ops.tanh(rows @ layer) ** 2)
+
+    def step(values: list[Any], state: list[Any], words: Any) -> Any:
+        layer, table = values
+        grad, of_rows = jax.grad(loss, (0, 1))(layer, table[words])
+        sparse_grad = BCOO((of_rows, words[:, None]), shape=table.shape)
+        return optimizer.stateless_apply(state, [grad, sparse_grad], values)
+
+    values = [variable.value for variable in (layer, table)]
+    state = [variable.value for variable in optimizer.variables]
+    text = text_of(step, values, state, ops.arange(8), donate=(0, 1))
+    assert copies_of_arrays(text) == 0
 
 
 @only_tensorflow

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nadam_xla.coefficients import Coefficients, with_random_key
-from nadam_xla.jax import nadam_update
+from nadam_xla.jax import nadam, nadam_update
 from nadam_xla.jax.blockwise import Blockwise, quantized
 
 BF16 = jnp.dtype(jnp.bfloat16)
@@ -138,6 +138,44 @@ class TestWithoutCollectives:
         for index, expected in expected_shards(layout, axes):
             found = jax.tree.map(lambda x, index=index: local(x, index, layout.shape), results)
             jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def trained_from_zeros(layouts: dict[str, Layout]) -> tuple[str, dict[str, Any]]:
+    """What two steps are compiled to, whose moments begin inside, and the first moments."""
+    tx = nadam(1e-2, mu_dtype="blockwise8", nu_dtype="blockwise8")
+    params = {
+        name: jax.device_put(jnp.ones(layout.shape), layout.shardings()[0])
+        for name, layout in layouts.items()
+    }
+
+    def train(params: Any) -> Any:
+        start, state = params, tx.init(params)
+        for _ in range(2):
+            params, state = tx.apply(start, state, params)
+        return params, state
+
+    compiled = jax.jit(train).lower(params).compile()
+    return compiled.as_text(), compiled(params)[1].mu
+
+
+def test_scales_that_nobody_has_placed_lie_with_their_codes() -> None:
+    shapes = {"both": (16, 4096), "columns": (4, 2048), "rows": (8, 2048)}
+    specs = {"both": P("data", "model"), "columns": P(None, ("data", "model")), "rows": P("data")}
+    layouts = {name: Layout(TWO, shapes[name], specs[name], P()) for name in shapes}
+    text, moments = trained_from_zeros(layouts)
+    assert not program.collectives(text)
+    for name, moment in moments.items():
+        assert moment.codes.sharding.spec == moment.scales.sharding.spec == specs[name]
+
+
+def test_scales_of_blocks_that_are_gathered_are_never_cut() -> None:
+    """Each leaf's codes are gathered, and computed with on each device: nothing is added up."""
+    columns, model = P(None, ("data", "model")), P(None, "model")
+    layouts = {"a": Layout(TWO, (8, 768), columns, P()), "b": Layout(TWO, (8, 600), model, P())}
+    text, moments = trained_from_zeros(layouts)
+    assert set(program.collectives(text)) == {"all-gather"}
+    for moment in moments.values():
+        assert moment.scales.sharding.is_fully_replicated
 
 
 def test_zero1_gathers_the_parameters_alone() -> None:

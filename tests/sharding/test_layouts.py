@@ -252,6 +252,25 @@ class TestTrainingStep:
             assert result.sharding.is_equivalent_to(sharding, result.ndim)
 
 
+@pytest.mark.parametrize("spec", [P("data", "model"), P(None, "model")], ids=str)
+def test_a_leaf_that_is_cut_leaves_others_of_its_call_whole(spec: P) -> None:
+    mesh = LAYOUTS["2-d"].mesh
+    shapes = {"cut": (8, 16), "alike": (8, 16), "of three dimensions": (8, 16, 2)}
+    specs = {"cut": spec}
+    params = {
+        name: jax.device_put(np.ones(shape), NamedSharding(mesh, specs.get(name, P())))
+        for name, shape in shapes.items()
+    }
+    tx = nadam(0.1)
+    compiled = jax.jit(lambda p: tx.apply(p, tx.init(p), p)).lower(params).compile()
+    assert compiled.as_text().count(program.CALL) == 1
+    new, state = compiled(params)
+    for moved in (new, state.mu, state.nu):
+        assert {name: x.sharding.is_fully_replicated for name, x in moved.items()} == {
+            name: name not in specs for name in shapes
+        }
+
+
 LAYERS = 2  # of attention
 
 

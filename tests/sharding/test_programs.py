@@ -1,5 +1,6 @@
 """Programs around the partitioned step: loops, populations, odd layouts, export."""
 
+import math
 import re
 from functools import partial
 from typing import Any
@@ -39,10 +40,11 @@ def test_the_text_tells_apart_what_is_static_alone(mesh: Any) -> None:
     params = jax.device_put({"w": positive(8, 4)}, NamedSharding(mesh, P("x")))
     arguments = (params, tx.init(params), params)
 
-    def calls(step: Any) -> str:
-        text = jax.jit(partial(step)).lower(*arguments).as_text()
-        return re.sub(r'"\d+"|\d{9,}', "", text)
+    def calls(step: Any) -> list[str]:
+        lines = jax.jit(partial(step)).lower(*arguments).as_text().splitlines()
+        return [re.sub(r'"\d+"|\d{9,}', "", line) for line in lines if "CustomSPMD" in line]
 
+    assert len(calls(tx.apply)) == 1
     assert calls(tx.apply) == calls(nadamw(1e-3).apply)
     assert calls(tx.apply) != calls(tx.update)
 
@@ -144,19 +146,60 @@ def test_under_shard_map_over_some_axes(mesh: Any, is_population: bool) -> None:
     np.testing.assert_allclose(jitted(*arguments), jax.jit(step)(rates, params, grads), rtol=1e-6)
 
 
-def test_a_population_whose_leaves_are_cut_along_it_in_different_ways(mesh: Any) -> None:
-    """A table with a batch has one cut of it, so one of the leaves must move."""
+@pytest.mark.parametrize(
+    ("of_rates", "of_a_leaf"), [(P("x"), P()), (P(), P("x")), (P("x"), P("x"))]
+)
+def test_a_population_lies_where_its_rates_or_one_of_its_leaves_do(
+    mesh: Any, of_rates: P, of_a_leaf: P
+) -> None:
+    """Each device then updates the members that it holds, of all leaves, and asks no other."""
+
+    def train(rate: jax.Array, leaf: jax.Array) -> Any:
+        params = {"given": leaf, "made": jnp.ones((3, 4)), "another": jnp.ones(5)}
+        tx = nadam(rate)
+        return tx.apply(params, tx.init(params), params)[0]
+
+    arguments = (
+        jax.device_put(np.linspace(0.01, 0.1, 8), NamedSharding(mesh, of_rates)),
+        jax.device_put(positive(8, 4), NamedSharding(mesh, of_a_leaf)),
+    )
+    compiled = jax.jit(jax.vmap(train)).lower(*arguments).compile()
+    assert program.CALL in compiled.as_text()
+    assert not program.collectives(compiled.as_text())
+    for leaf in compiled(*arguments).values():
+        assert leaf.sharding.spec[:1] == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "moved"), [(P("x", "y"), P("y", "x"), None), (P(None, "y"), P("x", "y"), 3)]
+)
+def test_a_population_whose_leaves_are_cut_along_it_in_different_ways(
+    mesh: Any, a: P, b: P, moved: int | None
+) -> None:
+    """A table with a batch has one cut of it, so one of the leaves must move.
+
+    That is one which is not cut, if there is one: its results alone are then gathered.
+    """
     rows = np.stack([ROW * (1 + i) for i in range(8)])
     leaves = [{"a": positive(8, 4, seed=i), "b": positive(8, 4, seed=4 + i)} for i in range(4)]
-    cut = {"a": NamedSharding(mesh, P("x", "y")), "b": NamedSharding(mesh, P("y", "x"))}
+    cut = {"a": NamedSharding(mesh, a), "b": NamedSharding(mesh, b)}
 
     def update(rows: Any, *groups: Any) -> Any:
         groups = [jax.lax.with_sharding_constraint(g, cut) for g in groups]
         return jax.lax.with_sharding_constraint(jax.vmap(nadam_update)(rows, *groups), (cut,) * 3)
 
-    expected = jax.vmap(nadam_update)(rows, *leaves)
-    results = jax.jit(update)(rows, *jax.device_put(leaves, [cut] * 4))
-    jax.tree.map(np.testing.assert_array_equal, results, expected)
+    arguments = rows, *jax.device_put(leaves, [cut] * 4)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.jit(update)(*arguments),
+        jax.vmap(nadam_update)(rows, *leaves),
+    )
+    if moved is not None:
+        text = jax.jit(update).lower(*arguments).compile().as_text()
+        of_a_device = math.prod(cut["a"].shard_shape((8, 4))) * 4  # bytes
+        assert {kind: size for kind, (_, size) in program.collectives(text).items()} == {
+            "all-gather": moved * of_a_device
+        }
 
 
 def test_leaves_cut_unevenly_within_the_program(mesh: Any) -> None:
