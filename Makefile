@@ -28,13 +28,14 @@ PYTHON313 ?= $(call PYTHON_OF,3.13)
 # Newer versions of JAX exist for Python 3.12 and later than for 3.11. NEWEST_PYTHON=/path/to/python3.13
 # tries that one.
 NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
-# On the oldest and the newest frameworks: each test's first case, and one in so many of the others.
+# On the oldest and the newest frameworks, and of curves: each test's first case, and one in so many of
+# the others.
 CASES_ONE_IN ?= 1
 SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
 
 .PHONY: demo test test-jax test-sharding test-gpu test-documentation test-keras-tensorflow \
     test-keras-jax test-keras-torch test-diagnosis test-faults test-all test-every-float32 \
-    test-some-float32 test-million-steps test-lowest-jax test-newest-jax test-lowest-tensorflow \
+    test-million-steps test-lowest-jax test-newest-jax test-lowest-tensorflow \
     test-absent-devices test-slow-faults absent-devices soak docs bench lint format clean
 
 demo: $(VENV)/.with-demo
@@ -57,6 +58,8 @@ test-jax test-sharding test-gpu test-documentation test-keras-jax test-faults te
 # older generator of JAX 0.8.2 crashes in a program of test_narrow_storage.py.
 WITH_ONE_GENERATOR := $(filter-out %_emitters=false,$(QUICKLY_COMPILED))
 OF_STORAGE := tests/jax/test_narrow_storage.py
+# About the allocator, whatever JAX.
+OF_MEMORY := tests/jax/test_page_faults.py
 
 test-newest-jax: export XLA_FLAGS := $(WITH_ONE_GENERATOR)
 
@@ -115,21 +118,20 @@ soak: $(VENV)/.with-test
 
 # What takes longer than `make test`: JAX's tests on the oldest JAX that we support and on the newest,
 # TensorFlow's and Keras's on the oldest TensorFlow and Keras, without JAX, all against the package as a
-# user installs it, each test in a quarter of its cases (in all by `make test-lowest-jax` and its like);
-# an eighth of all float32, and a million steps, in each storage; Keras's training
-# curves for each argument;
-# Keras's own tests with our class; what XLA's compilers make of steps for GPUs and TPUs that are not
-# there; the handlers under sanitizers; some of the mutants; and the wheels, each
-# installed. `make test-aarch64`, which needs an emulator, and `make test-slow-faults` are apart.
+# user installs it, and Keras's training curves for each argument, each test in an eighth of its cases; a
+# 32nd of all float32, and a million steps, in each storage; Keras's own tests with our class, on JAX;
+# what XLA's compilers make of steps for GPUs and TPUs that are not there; the handlers under sanitizers;
+# some of the mutants; and the wheels, each installed. Each of these targets by its own name runs all of
+# its cases. Apart are `make test-keras-own-tensorflow`, `make test-slow-faults` and, for it needs an
+# emulator, `make test-aarch64`.
 test-all: $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=4 test-absent-devices test-lowest-jax test-newest-jax \
-	    test-lowest-tensorflow test-some-float32 test-million-steps test-curves-jax test-curves-tensorflow \
-	    test-keras-own-jax test-keras-own-tensorflow mutants-sample sanitize test-wheels \
-	    test-wheels-cuda
+	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=8 FLOATS_ONE_IN=32 test-newest-jax test-wheels test-wheels-cuda \
+	    sanitize test-lowest-jax test-lowest-tensorflow test-keras-own-jax test-absent-devices \
+	    test-curves-jax test-curves-tensorflow mutants-sample test-every-float32 test-million-steps
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)
-	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_STORAGE)
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_STORAGE) --ignore=$(OF_MEMORY)
 	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(<D)/bin/pytest docs/jax
 
@@ -138,7 +140,7 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 
 ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
-	$(<D)/bin/pytest $(SOME_CASES) tests/jax
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_MEMORY)
 	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(<D)/bin/pytest docs/jax
 
@@ -150,18 +152,17 @@ test-newest-jax:
 endif
 
 test-curves-%: $(VENV)/.with-test
-	KERAS_BACKEND=$* $(BIN)/python -m pytest tests/curves
+	KERAS_BACKEND=$* $(BIN)/python -m pytest $(SOME_CASES) tests/curves
 
 test-keras-own-%: $(VENV)/.with-test
 	KERAS_BACKEND=$* $(BIN)/python tests/keras_own/run.py
 
 # What each instruction set stores and reads of every float32, and what the CUDA kernels' encoders and
-# decoders do on the host. Ten minutes on two cores; `make test-all` tries others each time.
-test-every-float32: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/every_float32
+# decoders do on the host. Ten minutes on two cores; `make test-all` tries some, others each time.
+FLOATS_ONE_IN ?= 1
 
-test-some-float32: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/every_float32 --one-in=8
+test-every-float32: $(VENV)/.with-test
+	$(BIN)/python -m pytest tests/every_float32 --one-in=$(FLOATS_ONE_IN)
 
 # What rounding adds up to in a million steps, for each storage.
 test-million-steps: $(VENV)/.with-test

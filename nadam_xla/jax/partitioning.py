@@ -156,11 +156,10 @@ def _sharding_rule(
     of_scales = [list(names) for names in of_leaves]
     if call.streams.has_scales:
         for i, shape in enumerate(leaves[:n]):
-            blocks, within = f"leaf{i}blocks", f"leaf{i}within"
-            of_scales[i][-1] = blocks
+            of_scales[i][-1] = f"leaf{i}blocks"
             if shape[-1] % (BLOCK * mesh.size) == 0:
-                of_leaves[i][-1] = CompoundFactor(blocks, within)
-                sizes[within] = BLOCK
+                of_leaves[i][-1] = CompoundFactor(f"leaf{i}blocks", "within")
+                sizes["within"] = BLOCK
 
     def mappings(streams: Sequence[str]) -> list[ArrayMapping]:
         is_scales = (name in SCALES.values() for name in streams)

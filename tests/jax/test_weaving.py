@@ -190,7 +190,7 @@ def start(depth: int, width: int = WIDTH) -> Any:
     return {"layers": layers(depth, width=width), "first": first}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(program=PROGRAMS)
 def test_random_programs_give_the_same_bits(program: Program) -> None:
     params = jax.tree.map(lambda p: p.astype(program.dtype), start(program.depth))

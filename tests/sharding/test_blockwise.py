@@ -171,7 +171,11 @@ def test_scales_that_nobody_has_placed_lie_with_their_codes() -> None:
 def test_scales_of_blocks_that_are_gathered_are_never_cut() -> None:
     """Each leaf's codes are gathered, and computed with on each device: nothing is added up."""
     columns, model = P(None, ("data", "model")), P(None, "model")
-    layouts = {"a": Layout(TWO, (8, 768), columns, P()), "b": Layout(TWO, (8, 600), model, P())}
+    layouts = {
+        "a": Layout(TWO, (8, 768), columns, P()),
+        "b": Layout(TWO, (8, 600), model, P()),
+        "c": Layout(TWO, (8, 768), columns, P()),
+    }
     text, moments = trained_from_zeros(layouts)
     assert set(program.collectives(text)) == {"all-gather"}
     for moment in moments.values():

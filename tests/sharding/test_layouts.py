@@ -291,9 +291,10 @@ def test_a_call_that_waits_for_a_gradient_gathers_it_not() -> None:
         def step(params: Any, state: Any, x: jax.Array) -> Any:
             return apply(jax.grad(loss)(params, x), state, params)
 
-        cut = NamedSharding(mesh, P(None, "model"))
+        cuts = [NamedSharding(mesh, spec) for spec in (P(None, "model"), P("model"))]
         params = [
-            jax.device_put(np.ones((width, width), np.float32), cut) for _ in range(3 * LAYERS)
+            jax.device_put(np.ones((width, width), np.float32), cuts[i % 2])
+            for i in range(3 * LAYERS)
         ]
         state = jax.jit(tx.init)(params)
         x = jax.device_put(np.ones((4, width), np.float32), NamedSharding(mesh, P()))
