@@ -121,13 +121,14 @@ soak: $(VENV)/.with-test
 # user installs it, and Keras's training curves for each argument, each test in an eighth of its cases; a
 # 32nd of all float32, and a million steps, in each storage; Keras's own tests with our class, on JAX;
 # what XLA's compilers make of steps for GPUs and TPUs that are not there; the handlers under sanitizers;
-# some of the mutants; and the wheels, each installed. Each of these targets by its own name runs all of
-# its cases. Apart are `make test-keras-own-tensorflow`, `make test-slow-faults` and, for it needs an
-# emulator, `make test-aarch64`.
+# some of the mutants; and this machine's wheels, each installed. Each of these targets by its own name
+# runs all of its cases. Apart are `make test-keras-own-tensorflow`, `make test-wheels-cuda`, which
+# compiles for ten minutes, `make test-slow-faults` and, for it needs an emulator, `make test-aarch64`.
 test-all: $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=8 FLOATS_ONE_IN=32 test-newest-jax test-wheels test-wheels-cuda \
-	    sanitize test-lowest-jax test-lowest-tensorflow test-keras-own-jax test-absent-devices \
-	    test-curves-jax test-curves-tensorflow mutants-sample test-every-float32 test-million-steps
+	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=8 FLOATS_ONE_IN=32 WHEEL_ARCHITECTURES=$$(uname -m) \
+	    test-newest-jax test-wheels sanitize test-lowest-jax test-lowest-tensorflow test-keras-own-jax \
+	    test-absent-devices test-curves-jax test-curves-tensorflow mutants-sample test-every-float32 \
+	    test-million-steps
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)

@@ -1,5 +1,6 @@
 """What `make wheels` has made."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ DIST = ROOT / "dist"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSION: str = PROJECT["version"]
 
-ARCHITECTURES = ("x86_64", "aarch64")
+ARCHITECTURES = os.environ.get("WHEEL_ARCHITECTURES", "x86_64 aarch64").split()
 ABIS = ("cp311-cp311", "cp312-abi3")
 
 

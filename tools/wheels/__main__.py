@@ -1,6 +1,6 @@
 """Builds the source distribution, and from it the wheels, into dist/.
 
-    python -m tools.wheels PYTHON3.11 PYTHON3.12
+    python -m tools.wheels PYTHON3.11 PYTHON3.12 [--architecture x86_64 aarch64]
 
 One wheel for each interpreter and architecture. auditwheel gives each its manylinux tag, and
 abi3audit sees whether one for the stable ABI keeps to it.
@@ -20,14 +20,15 @@ def main() -> None:
     """Builds, and prints what it has built."""
     parser = argparse.ArgumentParser(prog="python -m tools.wheels")
     parser.add_argument("python", nargs="+", help="an interpreter to build for")
-    pythons = parser.parse_args().python
+    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    given = parser.parse_args()
     for old in DIST.glob("nadam_xla-*"):
         old.unlink()
     sdist = build_sdist()
-    for python in pythons:
+    for python in given.python:
         with tempfile.TemporaryDirectory() as folder:
             environment = build_environment(python, Path(folder))
-            for architecture in ARCHITECTURES:
+            for architecture in given.architecture:
                 wheel = build_wheel(environment, architecture, sdist, {"NADAM_XLA_CUDA": "OFF"})
                 check(tag(wheel))
     for path in sorted(DIST.glob("nadam_xla-*")):

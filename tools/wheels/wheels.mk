@@ -3,12 +3,16 @@
 
 WHEELS := $(VENV)-wheels
 PYTHON311 ?= $(call PYTHON_OF,3.11)
+# dist/ has the wheels of these alone.
+WHEEL_ARCHITECTURES ?= x86_64 aarch64
+IN_DIST := $(WHEELS)/.built-for$(patsubst %,-%,$(WHEEL_ARCHITECTURES))
+IN_DIST := $(subst $() ,,$(IN_DIST))
 
 ifneq ($(and $(PYTHON311),$(PYTHON312)),)
-wheels: $(WHEELS)/.built
+wheels: $(IN_DIST)
 
-test-wheels: $(WHEELS)/.built
-	PYTHON311=$(PYTHON311) PYTHON312=$(PYTHON312) PYTHON313=$(PYTHON313) \
+test-wheels: $(IN_DIST)
+	WHEEL_ARCHITECTURES="$(WHEEL_ARCHITECTURES)" PYTHON311=$(PYTHON311) PYTHON312=$(PYTHON312) PYTHON313=$(PYTHON313) \
 	    $(WHEELS)/bin/python -m pytest tests/wheels
 else
 NO_PYTHON := wheels are built for Python 3.11 and 3.12, and one is neither on the PATH nor in pyenv; \
@@ -22,8 +26,9 @@ test-wheels:
 endif
 
 # The source distribution has all that is tracked.
-$(WHEELS)/.built: $(wildcard $(shell git ls-files 2>/dev/null)) | $(WHEELS)/.with-tools
-	$(WHEELS)/bin/python -m tools.wheels $(PYTHON311) $(PYTHON312)
+$(IN_DIST): $(wildcard $(shell git ls-files 2>/dev/null)) | $(WHEELS)/.with-tools
+	rm -f $(WHEELS)/.built-for-*
+	$(WHEELS)/bin/python -m tools.wheels $(PYTHON311) $(PYTHON312) --architecture $(WHEEL_ARCHITECTURES)
 	touch $@
 
 $(WHEELS)/.with-tools: tools/wheels/requirements.txt
@@ -57,7 +62,7 @@ test-aarch64 test-aarch64-whole:
 	@echo "$@ SKIPPED: it needs Python 3.11 and 3.12, and Debian's packages qemu-user and mmdebstrap"
 endif
 
-$(AARCH64)/.made: $(WHEELS)/.built
+$(AARCH64)/.made: $(IN_DIST)
 	$(WHEELS)/bin/python -m tools.wheels.emulation $(@D)
 	touch $@
 
