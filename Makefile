@@ -36,7 +36,7 @@ SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
 .PHONY: demo test test-jax test-sharding test-gpu test-documentation test-keras-tensorflow \
     test-keras-jax test-keras-torch test-diagnosis test-faults test-all test-every-float32 \
     test-million-steps test-lowest-jax test-newest-jax test-lowest-tensorflow \
-    test-absent-devices test-slow-faults absent-devices soak docs bench lint format clean
+    test-absent-devices test-slow test-slow-faults absent-devices soak docs bench lint format clean
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.digits
@@ -58,8 +58,6 @@ test-jax test-sharding test-gpu test-documentation test-keras-jax test-faults te
 # older generator of JAX 0.8.2 crashes in a program of test_narrow_storage.py.
 WITH_ONE_GENERATOR := $(filter-out %_emitters=false,$(QUICKLY_COMPILED))
 OF_STORAGE := tests/jax/test_narrow_storage.py
-# About the allocator, whatever JAX.
-OF_MEMORY := tests/jax/test_page_faults.py
 
 test-newest-jax: export XLA_FLAGS := $(WITH_ONE_GENERATOR)
 
@@ -69,15 +67,17 @@ test: $(VENV)/.with-test
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
+NOT_SLOW := -m "not slow"
+
 test-jax: $(VENV)/.with-test
 	XLA_FLAGS= $(BIN)/python -m pytest $(OF_PROGRAMS)
-	$(BIN)/python -m pytest tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
 
 test-sharding: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/sharding
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/sharding
 
 test-documentation: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/documentation tests/mutants
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/documentation tests/mutants
 	$(BIN)/python -m pytest docs/jax docs/*.md
 
 test-gpu: $(VENV)/.with-test
@@ -85,19 +85,19 @@ test-gpu: $(VENV)/.with-test
 
 test-keras-tensorflow: export KERAS_BACKEND := tensorflow
 test-keras-tensorflow: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/tensorflow tests/keras
-	$(BIN)/python -m pytest tests/distribute
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/tensorflow tests/keras
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/distribute
 	$(BIN)/python -m pytest docs/keras docs/tensorflow
 
 test-keras-jax: export KERAS_BACKEND := jax
 test-keras-jax: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/keras
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/keras
 	$(BIN)/python -m pytest tests/keras_distribution
 	$(BIN)/python -m pytest docs/keras
 
 test-keras-torch: export KERAS_BACKEND := torch
 test-keras-torch: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/keras
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/keras
 
 test-diagnosis: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/diagnosis
@@ -105,7 +105,15 @@ test-diagnosis: $(VENV)/.with-test
 # Trainings that are killed, forked, raced and ended, and frameworks that are not as they should be.
 # Each in processes of its own; those of TensorFlow, which takes long to start, are apart.
 test-faults: $(VENV)/.with-test
-	$(BIN)/python -m pytest tests/faults -m "not slow"
+	$(BIN)/python -m pytest $(NOT_SLOW) tests/faults
+
+# What takes ten seconds or more, but for the faults.
+test-slow: $(VENV)/.with-test
+	$(BIN)/python -m pytest -m slow tests/kernels tests/jax tests/documentation
+	$(BIN)/python -m pytest -m slow tests/sharding
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow tests/tensorflow tests/keras
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow tests/distribute
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow tests/keras
 
 test-slow-faults: $(VENV)/.with-test
 	$(BIN)/python -m pytest tests/faults -m slow
@@ -119,20 +127,20 @@ soak: $(VENV)/.with-test
 # What takes longer than `make test`, in part, for all of it takes hours of a core: JAX's tests on the
 # oldest JAX that we support and on the newest, TensorFlow's and Keras's on the oldest TensorFlow and
 # Keras, without JAX, all against the package as a user installs it, and Keras's training curves for each
-# argument, of each test the first case and one in 16 of the others; a 32nd of all float32, and a million
-# steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs that are not there; the
-# handlers under sanitizers; some of the mutants; and this machine's wheels, each installed. Each of these
-# targets by its own name runs all of its cases. Apart are Keras's own tests with our class
-# (test-keras-own-tensorflow and -jax), test-wheels-cuda, which compiles for ten minutes,
+# argument, of each test the first case and one in 16 of the others; the slow tests; a 32nd of all
+# float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
+# that are not there; the handlers under sanitizers; some of the mutants; and this machine's wheels, each
+# installed. Each of these targets by its own name runs all of its cases. Apart are Keras's own tests with
+# our class (test-keras-own-tensorflow and -jax), test-wheels-cuda, which compiles for ten minutes,
 # test-slow-faults and, for it needs an emulator, test-aarch64.
 test-all: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=16 FLOATS_ONE_IN=32 WHEEL_ARCHITECTURES=$$(uname -m) \
-	    test-newest-jax test-wheels sanitize test-lowest-jax test-lowest-tensorflow test-absent-devices \
-	    mutants-sample test-curves-tensorflow test-every-float32 test-million-steps
+	    test-newest-jax test-wheels sanitize test-lowest-jax test-lowest-tensorflow test-slow \
+	    test-absent-devices mutants-sample test-curves-tensorflow test-every-float32 test-million-steps
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)
-	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_STORAGE) --ignore=$(OF_MEMORY)
+	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax --ignore=$(OF_STORAGE)
 	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
@@ -140,7 +148,7 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 
 ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
-	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_MEMORY)
+	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax
 	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(<D)/bin/pytest docs/jax
 

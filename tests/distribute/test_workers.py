@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from processes import free_port, outputs_of, started
 
 SCRIPT = Path(__file__).parent / "worker.py"
@@ -29,6 +30,7 @@ def trained(number: int) -> list[list[dict[str, Any]]]:
         return [json.loads(output.splitlines()[-1]) for output in outputs_of(*workers)]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one() -> None:
     (one_process,) = trained(1)
     first, second = trained(2)

@@ -51,6 +51,7 @@ def test_moments_of_8_bits_end_within_the_spread_of_float32(task: str) -> None:
         assert ends.min() < last(curve.training).mean() < ends.max(), curve.storage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [*OF_8_BITS][1:])
 def test_moments_of_8_bits_start_as_float32(storage: str) -> None:
     made = TASKS["characters"]()
@@ -60,6 +61,7 @@ def test_moments_of_8_bits_start_as_float32(storage: str) -> None:
     assert curve.bytes_a_parameter < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "storages"), [("digits", BYTES), ("characters", ["float32", 'master="correction"'])]
 )

@@ -20,6 +20,7 @@ def faults_of_a_step(depth: int, width: int) -> dict[str, float]:
     return {allocator: float(faults) for allocator, faults in rows}
 
 
+@pytest.mark.slow
 def test_glibc_maps_a_large_block_anew_in_each_step_and_huge_pages_are_few() -> None:
     """Nine gradients of 4 MiB wait for their norm: more than glibc ever keeps."""
     if not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text():

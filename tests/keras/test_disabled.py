@@ -30,6 +30,7 @@ print(*(w.message for w in caught if "nadam_xla" in str(w.message)), sep="\\n")
 """
 
 
+@pytest.mark.slow
 def test_it_is_the_parents_update_and_says_so_once() -> None:
     (warning,) = output_of(TRAIN, environment={"NADAM_XLA_DISABLE": "cpu"}).splitlines()
     assert "NADAM_XLA_DISABLE turns nadam_xla's kernels off for it" in warning

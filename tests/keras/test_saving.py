@@ -39,6 +39,7 @@ def continued(uninterrupted: dict[str, Run], folder: Path) -> dict[str, Run]:
     return json.loads(output_of(code, folder).splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kept_by", "whose", "kind"), keras_saving.runs())
 def test_a_fresh_process_goes_on_as_if_nothing_had_happened(
     uninterrupted: dict[str, Run], continued: dict[str, Run], kept_by: str, whose: str, kind: str

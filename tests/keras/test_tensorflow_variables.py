@@ -170,6 +170,7 @@ for kind in (keras.optimizers.Nadam, Nadam):
 """
 
 
+@pytest.mark.slow
 def test_many_optimizers_take_no_more_memory_than_stocks() -> None:
     stock, ours = map(float, output_of(MANY).split())  # KiB for each
     assert ours < stock + 200, "a compiled function takes 2000"

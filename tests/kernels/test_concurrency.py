@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 WATCHDOG_S = 300
 
 MANY_CALLS = """
@@ -39,6 +41,7 @@ print("finished")
 """
 
 
+@pytest.mark.slow
 def test_fifty_calls_of_eight_leaves_a_thousand_steps() -> None:
     result = subprocess.run(
         [sys.executable, "-c", MANY_CALLS],

@@ -124,6 +124,7 @@ def test_it_knows_what_it_was_built_from() -> None:
     assert LIBRARY.toolkit_version >= (12, 1)
 
 
+@pytest.mark.slow
 class TestMachineCode(MachineCode):
     @pytest.fixture
     def library(self) -> Path:

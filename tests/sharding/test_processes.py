@@ -29,6 +29,7 @@ def losses_of_one_process() -> np.ndarray:
         return losses_of(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero1", [False, True], ids=["data-parallel", "zero-1"])
 def test_two_processes_give_the_losses_of_one(
     zero1: bool, losses_of_one_process: np.ndarray

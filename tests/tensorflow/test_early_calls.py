@@ -278,6 +278,7 @@ for kind in (keras.optimizers.Nadam, Nadam):
 """
 
 
+@pytest.mark.slow
 def test_a_step_of_fit_needs_no_more_memory_than_stock_and_two_gradients(tmp_path: Any) -> None:
     flags = {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
     printed = output_of(TEMPORARY_BYTES, tmp_path, WIDTH, DEPTH, environment=flags)
