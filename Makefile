@@ -127,16 +127,16 @@ soak: $(VENV)/.with-test
 # What takes longer than `make test`, in part, for all of it takes hours of a core: JAX's tests on the
 # oldest JAX that we support and on the newest, TensorFlow's and Keras's on the oldest TensorFlow and
 # Keras, without JAX, all against the package as a user installs it, and Keras's training curves for each
-# argument, of each test the first case and one in 16 of the others; the slow tests; a 32nd of all
-# float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
-# that are not there; the handlers under sanitizers; some of the mutants; and this machine's wheels, each
-# installed. Each of these targets by its own name runs all of its cases. Apart are Keras's own tests with
-# our class (test-keras-own-tensorflow and -jax), test-wheels-cuda, which compiles for ten minutes,
-# test-slow-faults and, for it needs an emulator, test-aarch64.
+# argument, of each test the first case and one in CASES_ONE_IN of the others; the slow tests; a 32nd of
+# all float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
+# that are not there; the handlers under sanitizers; and some of the mutants. Each of these targets by its
+# own name runs all of its cases. Apart are those that take longest: Keras's own tests with our class
+# (test-keras-own-tensorflow and -jax), the wheels (test-wheels and test-wheels-cuda), test-slow-faults
+# and, for it needs an emulator, test-aarch64.
 test-all: $(VENV)/.with-test
-	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=16 FLOATS_ONE_IN=32 WHEEL_ARCHITECTURES=$$(uname -m) \
-	    test-newest-jax test-wheels sanitize test-lowest-jax test-lowest-tensorflow test-slow \
-	    test-absent-devices mutants-sample test-curves-tensorflow test-every-float32 test-million-steps
+	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=50 FLOATS_ONE_IN=32 test-newest-jax test-lowest-jax \
+	    test-lowest-tensorflow test-slow test-absent-devices sanitize mutants-sample \
+	    test-refused-machines test-curves-tensorflow test-every-float32 test-million-steps
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)

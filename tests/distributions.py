@@ -1,6 +1,5 @@
 """What `make wheels` has made."""
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ DIST = ROOT / "dist"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSION: str = PROJECT["version"]
 
-ARCHITECTURES = os.environ.get("WHEEL_ARCHITECTURES", "x86_64 aarch64").split()
+ARCHITECTURES = ("x86_64", "aarch64")
 ABIS = ("cp311-cp311", "cp312-abi3")
 
 

@@ -1,6 +1,6 @@
 """Builds the source distribution, and from it the wheels, into dist/.
 
-    python -m tools.wheels PYTHON3.11 PYTHON3.12 [--architecture x86_64 aarch64]
+    python -m tools.wheels PYTHON3.11 PYTHON3.12
 
 One wheel for each interpreter and architecture. auditwheel gives each its manylinux tag, and
 abi3audit sees whether one for the stable ABI keeps to it.
@@ -20,15 +20,14 @@ def main() -> None:
     """Builds, and prints what it has built."""
     parser = argparse.ArgumentParser(prog="python -m tools.wheels")
     parser.add_argument("python", nargs="+", help="an interpreter to build for")
-    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
-    given = parser.parse_args()
+    pythons = parser.parse_args().python
     for old in DIST.glob("nadam_xla-*"):
         old.unlink()
     sdist = build_sdist()
-    for python in given.python:
+    for python in pythons:
         with tempfile.TemporaryDirectory() as folder:
             environment = build_environment(python, Path(folder))
-            for architecture in given.architecture:
+            for architecture in ARCHITECTURES:
                 wheel = build_wheel(environment, architecture, sdist, {"NADAM_XLA_CUDA": "OFF"})
                 check(tag(wheel))
     for path in sorted(DIST.glob("nadam_xla-*")):

@@ -22,5 +22,5 @@ $(VENV)-cuda12/bin/nvcc: tools/wheels/cuda12_toolkit.sh | $(BIN)/python
 	touch $@
 
 # With XLA's compilers for GPUs, to see that it finds the handlers.
-test-wheels-cuda: $(IN_DIST) $(WHEELS)/.built-cuda $(VENV)-compilers/.installed $(VENV)/.with-test
+test-wheels-cuda: $(WHEELS)/.built $(WHEELS)/.built-cuda $(VENV)-compilers/.installed $(VENV)/.with-test
 	$(WITH_COMPILERS) $(BIN)/python -m pytest tests/wheels_cuda

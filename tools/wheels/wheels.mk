@@ -1,18 +1,14 @@
 # What is published: `make wheels` builds it into dist/, `make test-wheels` installs it and trains.
-.PHONY: wheels test-wheels test-aarch64
+.PHONY: wheels test-wheels test-refused-machines test-aarch64
 
 WHEELS := $(VENV)-wheels
 PYTHON311 ?= $(call PYTHON_OF,3.11)
-# dist/ has the wheels of these alone.
-WHEEL_ARCHITECTURES ?= x86_64 aarch64
-IN_DIST := $(WHEELS)/.built-for$(patsubst %,-%,$(WHEEL_ARCHITECTURES))
-IN_DIST := $(subst $() ,,$(IN_DIST))
 
 ifneq ($(and $(PYTHON311),$(PYTHON312)),)
-wheels: $(IN_DIST)
+wheels: $(WHEELS)/.built
 
-test-wheels: $(IN_DIST)
-	WHEEL_ARCHITECTURES="$(WHEEL_ARCHITECTURES)" PYTHON311=$(PYTHON311) PYTHON312=$(PYTHON312) PYTHON313=$(PYTHON313) \
+test-wheels: $(WHEELS)/.built
+	PYTHON311=$(PYTHON311) PYTHON312=$(PYTHON312) PYTHON313=$(PYTHON313) \
 	    $(WHEELS)/bin/python -m pytest tests/wheels
 else
 NO_PYTHON := wheels are built for Python 3.11 and 3.12, and one is neither on the PATH nor in pyenv; \
@@ -25,10 +21,13 @@ test-wheels:
 	@echo "test-wheels SKIPPED: $(NO_PYTHON)"
 endif
 
+# Of the tests of wheels the one that builds none.
+test-refused-machines: $(WHEELS)/.with-tools
+	$(WHEELS)/bin/python -m pytest tests/wheels/test_refused_machines.py
+
 # The source distribution has all that is tracked.
-$(IN_DIST): $(wildcard $(shell git ls-files 2>/dev/null)) | $(WHEELS)/.with-tools
-	rm -f $(WHEELS)/.built-for-*
-	$(WHEELS)/bin/python -m tools.wheels $(PYTHON311) $(PYTHON312) --architecture $(WHEEL_ARCHITECTURES)
+$(WHEELS)/.built: $(wildcard $(shell git ls-files 2>/dev/null)) | $(WHEELS)/.with-tools
+	$(WHEELS)/bin/python -m tools.wheels $(PYTHON311) $(PYTHON312)
 	touch $@
 
 $(WHEELS)/.with-tools: tools/wheels/requirements.txt
@@ -62,7 +61,7 @@ test-aarch64 test-aarch64-whole:
 	@echo "$@ SKIPPED: it needs Python 3.11 and 3.12, and Debian's packages qemu-user and mmdebstrap"
 endif
 
-$(AARCH64)/.made: $(IN_DIST)
+$(AARCH64)/.made: $(WHEELS)/.built
 	$(WHEELS)/bin/python -m tools.wheels.emulation $(@D)
 	touch $@
 
