@@ -32,6 +32,7 @@ NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
 # the others.
 CASES_ONE_IN ?= 1
 SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
+WITH_ALL_CASES = $(filter 1,$(CASES_ONE_IN))
 
 .PHONY: demo test test-jax test-sharding test-gpu test-documentation test-keras-tensorflow \
     test-keras-jax test-keras-torch test-diagnosis test-faults test-all test-every-float32 \
@@ -127,8 +128,8 @@ soak: $(VENV)/.with-test
 # What takes longer than `make test`, in part, for all of it takes hours of a core: JAX's tests on the
 # oldest JAX that we support and on the newest, TensorFlow's and Keras's on the oldest TensorFlow and
 # Keras, without JAX, all against the package as a user installs it, and Keras's training curves for each
-# argument, of each test the first case and one in CASES_ONE_IN of the others; the slow tests; a 32nd of
-# all float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
+# argument, of each test the first case and one in 50 of the others; the slow tests; a 32nd of all
+# float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
 # that are not there; the handlers under sanitizers; and some of the mutants. Each of these targets by its
 # own name runs all of its cases. Apart are those that take longest: Keras's own tests with our class
 # (test-keras-own-tensorflow and -jax), the wheels (test-wheels and test-wheels-cuda), test-slow-faults
@@ -141,7 +142,7 @@ test-all: $(VENV)/.with-test
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)
 	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax --ignore=$(OF_STORAGE)
-	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
+	$(if $(WITH_ALL_CASES),$(<D)/bin/pytest tests/sharding)
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
@@ -149,8 +150,8 @@ $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
 	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax
-	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
-	$(<D)/bin/pytest docs/jax
+	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/sharding
+	$(if $(WITH_ALL_CASES),$(<D)/bin/pytest docs/jax)
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
 else
@@ -178,7 +179,7 @@ test-million-steps: $(VENV)/.with-test
 
 test-lowest-tensorflow: $(VENV)-lowest-tensorflow/.installed
 	KERAS_BACKEND=tensorflow $(<D)/bin/pytest $(SOME_CASES) tests/tensorflow tests/keras
-	KERAS_BACKEND=tensorflow $(<D)/bin/pytest $(SOME_CASES) tests/distribute
+	$(if $(WITH_ALL_CASES),KERAS_BACKEND=tensorflow $(<D)/bin/pytest tests/distribute)
 
 $(VENV)-lowest-tensorflow/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-tensorflow/.installed: PINS = $(LOWEST_TENSORFLOW)
