@@ -28,11 +28,12 @@ PYTHON313 ?= $(call PYTHON_OF,3.13)
 # Newer versions of JAX exist for Python 3.12 and later than for 3.11. NEWEST_PYTHON=/path/to/python3.13
 # tries that one.
 NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
+NOT_SLOW := -m "not slow"
 # On the oldest and the newest frameworks, and of curves: each test's first case, and one in so many of
-# the others.
+# the others, and no slow test; or all.
 CASES_ONE_IN ?= 1
-SOME_CASES := --cases-one-in=$(CASES_ONE_IN)
-WITH_ALL_CASES = $(filter 1,$(CASES_ONE_IN))
+WITH_ALL_CASES := $(filter 1,$(CASES_ONE_IN))
+SOME_CASES := $(if $(WITH_ALL_CASES),,--cases-one-in=$(CASES_ONE_IN) $(NOT_SLOW))
 
 .PHONY: demo test test-jax test-sharding test-gpu test-documentation test-keras-tensorflow \
     test-keras-jax test-keras-torch test-diagnosis test-faults test-all test-every-float32 \
@@ -68,8 +69,6 @@ test: $(VENV)/.with-test
 
 # A process has one Keras backend, and one number of devices, so each line is a process of its own.
 # The snippets of a page run where its folder says; pages in no folder run with those of JAX.
-NOT_SLOW := -m "not slow"
-
 test-jax: $(VENV)/.with-test
 	XLA_FLAGS= $(BIN)/python -m pytest $(OF_PROGRAMS)
 	$(BIN)/python -m pytest $(NOT_SLOW) tests/kernels tests/jax $(addprefix --ignore=,$(OF_PROGRAMS))
@@ -141,16 +140,17 @@ test-all: $(VENV)/.with-test
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
 	XLA_FLAGS="$(WITH_ONE_GENERATOR)" $(<D)/bin/pytest $(SOME_CASES) $(OF_STORAGE)
-	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax --ignore=$(OF_STORAGE)
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax --ignore=$(OF_STORAGE)
 	$(if $(WITH_ALL_CASES),$(<D)/bin/pytest tests/sharding)
+	$(if $(WITH_ALL_CASES),$(<D)/bin/pytest docs/jax)
 
 $(VENV)-lowest-jax/.installed: PYTHON_OF_VENV = $(PYTHON)
 $(VENV)-lowest-jax/.installed: PINS = $(LOWEST_JAX)
 
 ifneq ($(NEWEST_PYTHON),)
 test-newest-jax: $(VENV)-newest-jax/.installed
-	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/jax
-	$(<D)/bin/pytest $(SOME_CASES) $(NOT_SLOW) tests/sharding
+	$(<D)/bin/pytest $(SOME_CASES) tests/jax
+	$(<D)/bin/pytest $(SOME_CASES) tests/sharding
 	$(if $(WITH_ALL_CASES),$(<D)/bin/pytest docs/jax)
 
 $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
