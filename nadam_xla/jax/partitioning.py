@@ -164,18 +164,19 @@ def _sharding_rule(
     def mappings(streams: Sequence[str]) -> list[ArrayMapping]:
         is_scales = (name in SCALES.values() for name in streams)
         groups = (of_scales if of_blocks else of_leaves for of_blocks in is_scales)
-        return [_mapping(*names) for group in groups for names in group]
+        return [mapping(*names) for group in groups for names in group]
 
     awaited = call.streams.awaited(leaves)
-    free = (_mapping(*(f"awaited{d}" for d in range(len(shape)))) for shape in awaited)
+    free = (mapping(*(f"awaited{d}" for d in range(len(shape)))) for shape in awaited)
     return SdyShardingRule(
-        (_mapping("batch", "row", "coefficient"), *mappings(call.streams.operands), *free),
+        (mapping("batch", "row", "coefficient"), *mappings(call.streams.operands), *free),
         tuple(mappings(call.streams.overwritten)),
         **sizes,
     )
 
 
-def _mapping(*factors: Any) -> ArrayMapping:
+def mapping(*factors: str | CompoundFactor) -> ArrayMapping:
+    """Of the dimensions of one operand or result, which factor each is, for a sharding rule."""
     return ArrayMapping(*factors)
 
 

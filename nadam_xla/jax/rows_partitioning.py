@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
+from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding
 
 from nadam_xla import targets
-from nadam_xla.jax.partitioning import Shaped, as_one_device, shown_in_program, with_shards
+from nadam_xla.jax.partitioning import Shaped, as_one_device, mapping, shown_in_program, with_shards
 from nadam_xla.jax.rows_primitive import update_rows_call_p
 from nadam_xla.jax.specs import Entry, axes_in, axes_of, spec
 from nadam_xla.streams import Streams
@@ -78,22 +78,18 @@ def _sharding_rule(
     has_batch = coefficients.shape[0] != 1
     batch = ["batch"] if has_batch else []
     columns = [f"column{i}" for i in range(len(like.shape) - len(batch) - 1)]
-    table = _mapping(*batch, "row", *columns)
-    grads = _mapping(*batch, "touched", *columns)
+    table = mapping(*batch, "row", *columns)
+    grads = mapping(*batch, "touched", *columns)
     of_coefficients = ["batch" if has_batch else "one", "only", "coefficient"]
     return SdyShardingRule(
         (
-            _mapping(*of_coefficients),
-            _mapping(*batch, "touched"),
+            mapping(*of_coefficients),
+            mapping(*batch, "touched"),
             *(grads if name == "grads" else table for name in streams.operands),
         ),
         (table,) * len(streams.overwritten),
         need_replication_factors=(*of_coefficients[len(batch) :], "touched"),
     )
-
-
-def _mapping(*factors: str) -> ArrayMapping:
-    return ArrayMapping(*factors)
 
 
 _update_partitioned = custom_partitioning(_update, static_argnums=(0,))
