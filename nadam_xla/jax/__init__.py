@@ -4,8 +4,9 @@ from nadam_xla.frameworks import in_versions
 from nadam_xla.jax import oldest_jax  # noqa: F401
 
 TESTED_JAX = "0.8.2 to 0.12"
+TESTED_OPTAX = "0.2.5 to 0.2.8"
 
-with in_versions("jax", TESTED_JAX):
+with in_versions("jax", TESTED_JAX), in_versions("optax", TESTED_OPTAX):
     from nadam_xla.jax.blockwise import Blockwise
     from nadam_xla.jax.combining import chain
     from nadam_xla.jax.conversion import (

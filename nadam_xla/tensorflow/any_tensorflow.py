@@ -2,4 +2,6 @@
 
 from nadam_xla.frameworks import needed
 
+TESTED_TENSORFLOW = "2.18 to 2.21"
+
 needed("tensorflow", by="nadam_xla.tensorflow", extra="tensorflow")

@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from nadam_xla import native
 from nadam_xla.platforms import CPU, CUDA, platform_of_tensorflow_device
+from nadam_xla.tensorflow.any_tensorflow import TESTED_TENSORFLOW
 
-SUPPORTED = "TensorFlow 2.18 to 2.21 for Linux"
+SUPPORTED = f"TensorFlow {TESTED_TENSORFLOW} for Linux"
 _LIBRARY = "libtensorflow_cc.so.2"
 _GET_XLA_FFI_API = "_ZN3xla3ffi12GetXlaFfiApiEv"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nadam_xla.jax import TESTED_JAX
+from nadam_xla.jax import TESTED_JAX, TESTED_OPTAX
 from nadam_xla.jax.oldest_jax import OLDEST_JAX, OLDEST_OPTAX
 from nadam_xla.keras import TESTED_KERAS
 from nadam_xla.keras.oldest_keras import OLDEST_KERAS
@@ -47,7 +47,9 @@ def test_what_is_refused_at_import_is_older_than_what_is_taken(
     assert ".".join(map(str, oldest)) == takes(name).split()[0]
 
 
-@pytest.mark.parametrize(("name", "tested"), [("JAX", TESTED_JAX), ("Keras", TESTED_KERAS)])
+@pytest.mark.parametrize(
+    ("name", "tested"), [("JAX", TESTED_JAX), ("optax", TESTED_OPTAX), ("Keras", TESTED_KERAS)]
+)
 def test_what_an_error_names_as_tested_is_what_was_tested(name: str, tested: str) -> None:
     (column,) = re.findall(rf"^\| {name} \| .+? \| (.+?) \|", PAGE, re.MULTILINE)
     oldest, *_, newest = column.split(", ")

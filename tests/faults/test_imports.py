@@ -4,12 +4,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from nursery import BY_TENSORFLOW, Life, nursery
 from processes import outputs_of, started
 
 import nadam_xla
+from nadam_xla.frameworks import in_versions
 
 PROGRAM = Path(__file__).parent / "running.py"
 
@@ -81,6 +83,34 @@ def test_what_is_too_old_is_named_with_what_will_do(
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "framework", "number"),
+    [
+        ("nadam_xla.jax", "optax", "0.2.5"),
+        ("nadam_xla.jax", "optax", "0.2.5.dev1"),
+        ("nadam_xla.jax", "optax", "of a fork"),
+        ("nadam_xla.keras", "keras", "3.10.0"),
+        ("nadam_xla.tensorflow", "tensorflow", "2.99"),
+    ],
+)
+def test_what_is_not_too_old_is_told_from_those_that_are_tested(
+    without_frameworks: Born, module: str, framework: str, number: str
+) -> None:
+    """It is taken, and then lacks what we need, for here it has but a number."""
+    life = without_frameworks(code=imported(module, f"version({framework!r}, {number!r})"))
+    (line,) = life.printed()
+    assert line.startswith(
+        f"ImportError this is {framework} {number}, and nadam_xla is tested with "
+    )
+
+
+def test_what_a_framework_itself_lacks_is_left_to_it(without_frameworks: Born) -> None:
+    life = without_frameworks(code=imported("nadam_xla.jax", "sys.modules['jax.version'] = None"))
+    assert life.printed() == [
+        "ModuleNotFoundError import of jax.version halted; None in sys.modules"
+    ]
+
+
 @pytest.fixture(scope="module")
 def with_jax() -> Iterator[Born]:
     with nursery(PROGRAM, "jax", "optax") as born:
@@ -103,6 +133,45 @@ def test_a_jax_that_has_lost_a_name_is_told_from_those_that_are_tested(
     assert line.startswith("ImportError this is jax ")
     assert "and nadam_xla is tested with 0.8.2 to 0.12" in line
     assert missing in line
+
+
+def test_a_jax_that_does_not_tell_its_version_has_the_one_that_was_installed(
+    with_jax: Born,
+) -> None:
+    damage = "import jax; number = jax.__version__; del jax.__version__, jax.custom_jvp"
+    code = imported("nadam_xla.jax", damage) + "print(number)"
+    told, number = with_jax(code=code).printed()
+    assert told.startswith(f"ImportError this is jax {number}, and")
+
+
+@pytest.fixture
+def nobodys(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A framework that nothing knows."""
+    monkeypatch.setitem(sys.modules, "nobodys", ModuleType("nobodys"))
+    return sys.modules["nobodys"]
+
+
+def test_a_framework_of_no_known_version(nobodys: ModuleType) -> None:
+    expected = "this is nobodys of no known version, and nadam_xla is tested with 1 to 2: module"
+    with pytest.raises(ImportError, match=expected), in_versions("nobodys", "1 to 2"):
+        nobodys.absent  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("of another framework", name="nobodys_other"),
+        ImportError("of no module"),
+        AttributeError("of an object", name="absent", obj=object()),
+    ],
+    ids=str,
+)
+def test_what_another_one_lacks_is_not_taken_for_a_frameworks(
+    nobodys: ModuleType, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as found, in_versions("nobodys", "1 to 2"):
+        raise error
+    assert found.value is error
 
 
 def test_a_jaxlib_that_does_not_tell_its_ffi_is_refused(with_jax: Born, tmp_path: Path) -> None:

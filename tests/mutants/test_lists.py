@@ -23,9 +23,11 @@ WITH_EVERY_LINE = [
     "kernels/cpu/parallel.cpp",
     "kernels/update_rule.h",
     "nadam_xla/coefficients.py",
+    "nadam_xla/frameworks.py",
     "nadam_xla/jax/lowering.py",
     "nadam_xla/jax/partitioning.py",
     "nadam_xla/keras/fused_step.py",
+    "nadam_xla/native_module.py",
 ]
 
 
