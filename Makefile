@@ -25,9 +25,8 @@ PYTHON_OF = $(shell for python in python$1 "$$(pyenv root)"/versions/$1.*/bin/py
     "$$python" -c pass && echo "$$python" && break; done 2>/dev/null)
 PYTHON312 ?= $(call PYTHON_OF,3.12)
 PYTHON313 ?= $(call PYTHON_OF,3.13)
-# Newer versions of JAX exist for Python 3.12 and later than for 3.11. NEWEST_PYTHON=/path/to/python3.13
-# tries that one.
-NEWEST_PYTHON ?= $(or $(PYTHON312),$(PYTHON313))
+# Newer versions of JAX exist for later Pythons than 3.11; NEWEST_PYTHON=/path/to/python3 tries another.
+NEWEST_PYTHON ?= $(or $(PYTHON313),$(PYTHON312))
 NOT_SLOW := -m "not slow"
 # On the oldest and the newest frameworks, and of curves: each test's first case, and one in so many of
 # the others, and no slow test; or all.
@@ -127,15 +126,15 @@ soak: $(VENV)/.with-test
 # What takes longer than `make test`, in part, for all of it takes hours of a core: JAX's tests on the
 # oldest JAX that we support and on the newest, TensorFlow's and Keras's on the oldest TensorFlow and
 # Keras, without JAX, all against the package as a user installs it, and Keras's training curves for each
-# argument, of each test the first case and one in 50 of the others; the slow tests; a 32nd of all
-# float32, and a million steps, in each storage; what XLA's compilers make of steps for GPUs and TPUs
-# that are not there; the handlers under sanitizers; and some of the mutants. Each of these targets by its
-# own name runs all of its cases. Apart are those that take longest: Keras's own tests with our class
-# (test-keras-own-tensorflow and -jax), the wheels (test-wheels and test-wheels-cuda), test-slow-faults
-# and, for it needs an emulator, test-aarch64.
+# argument, of each test the first case and one in 50 of the others; the slow tests and faults, and a short
+# soak; a 32nd of all float32, and a million steps, in each storage; what XLA's compilers make of steps for
+# GPUs and TPUs that are not there; the handlers under sanitizers; and some of the mutants. Each of these
+# targets by its own name runs all of its cases. Apart are those that take longest: Keras's own tests with
+# our class (test-keras-own-tensorflow and -jax), the wheels (test-wheels and test-wheels-cuda) and, for it
+# needs an emulator, test-aarch64.
 test-all: $(VENV)/.with-test
 	$(MAKE) $(SIDE_BY_SIDE) CASES_ONE_IN=50 FLOATS_ONE_IN=32 test-newest-jax test-lowest-jax \
-	    test-lowest-tensorflow test-slow test-absent-devices sanitize mutants-sample \
+	    test-lowest-tensorflow test-slow test-slow-faults test-absent-devices sanitize mutants-sample \
 	    test-refused-machines test-curves-tensorflow test-every-float32 test-million-steps
 
 test-lowest-jax: $(VENV)-lowest-jax/.installed
@@ -157,7 +156,7 @@ $(VENV)-newest-jax/.installed: PYTHON_OF_VENV = $(NEWEST_PYTHON)
 else
 test-newest-jax:
 	@echo "test-newest-jax SKIPPED: there is no Python 3.12 or 3.13 on the PATH or in pyenv, and the" \
-	    "newest JAX needs one; NEWEST_PYTHON=/path/to/python3.13 names it"
+	    "newest JAX needs one; NEWEST_PYTHON=/path/to/python3 names it"
 endif
 
 test-curves-%: $(VENV)/.with-test
