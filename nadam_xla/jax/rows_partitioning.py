@@ -88,7 +88,6 @@ def _sharding_rule(
             *(grads if name == "grads" else table for name in streams.operands),
         ),
         (table,) * len(streams.overwritten),
-        need_replication_factors=(*of_coefficients[len(batch) :], "touched"),
     )
 
 

@@ -109,6 +109,26 @@ def test_a_training_step_sends_rows_and_no_table() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), results, expected)
 
 
+@pytest.mark.parametrize("spec", [P("data"), P(("data", "model")), P("model", "data")], ids=str)
+def test_rows_that_are_cut_over_an_axis_of_the_table_are_sent_and_the_table_is_not(
+    spec: P,
+) -> None:
+    params = table()
+    expected = jax.jit(apply)(params, TX.init(params), rows())
+    where = mesh()
+    params, state = placed((params, TX.init(params)), where, spec)
+    grads = jax.device_put(rows(), NamedSharding(where, P("data")))
+    step = jax.jit(apply, donate_argnums=(0, 1))
+    text = step.lower(params, state, grads).compile().as_text()
+    assert text.count(CALL) == 1
+    assert Instruction("copy", params.addressable_shards[0].data.nbytes) not in instructions(text)
+    sent = sum(size for _, size in collectives(text).values())
+    assert 0 < sent <= grads.indices.nbytes + grads.values.nbytes
+    new, state = step(params, state, grads)
+    assert new.sharding.spec == state.mu.sharding.spec == NamedSharding(where, spec).spec
+    jax.tree.map(np.testing.assert_array_equal, (new, state), expected)
+
+
 def test_norms_are_those_of_the_summed_rows_wherever_the_table_lies() -> None:
     tx = nadam(1e-2, max_norm=0.5, skip_nonfinite=True)
 
