@@ -37,7 +37,7 @@ MAY_GROW = {
 }
 
 # TensorFlow's XLA keeps what it has compiled as long as the process, and so what it compiled for a
-# model that is gone: about 360 KB each for ours. With stock's optimizer it compiles none of these
+# model that is gone: about 540 KB a round for ours. With stock's optimizer it compiles none of these
 # models; where it does (jit_compile=True), each leaves ten times as much.
 KEPT_BY_XLA = {"jax": 0, "tensorflow": 800_000}
 
