@@ -119,7 +119,7 @@ test-slow-faults: $(VENV)/.with-test
 	$(BIN)/python tests/soak/soak.py --rounds 12
 
 # Half an hour of training with changing shapes and rebuilt models: what the processes hold is what they
-# hold with stock's optimizer, but for what TensorFlow's XLA has compiled.
+# hold with stock's optimizer, but for what TensorFlow keeps of graphs that call a compiled function.
 soak: $(VENV)/.with-test
 	$(BIN)/python tests/soak/soak.py
 
