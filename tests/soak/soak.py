@@ -36,10 +36,9 @@ MAY_GROW = {
     "heap": 30_000,
 }
 
-# A graph that calls a function which XLA compiles leaves that function's nodes behind in
-# TensorFlow, about 2 KB each, even where nothing is compiled anew (tensorflow/tensorflow#64170).
-# With stock's optimizer there is none in these models; where all is compiled (jit_compile=True),
-# each leaves more.
+# A graph that calls a function which XLA compiles leaves that function's nodes in TensorFlow, about
+# 2 KB each, even where nothing is compiled anew. With stock's optimizer there is none in these
+# models; where all is compiled (jit_compile=True), each leaves more.
 KEPT_BY_TENSORFLOW = {"jax": 0, "tensorflow": 800_000}
 
 Measured = dict[str, int]
