@@ -7,7 +7,7 @@
 namespace nadam_xla::cpu {
 
 // Runs the whole call, sharing it with the pool's threads. The results do not depend on how many
-// there are: each chunk's part is kept, and the parts are added up in their order.
+// there are: where a sum has parts in several chunks, they are kept, and added up in their order.
 template <typename T>
 void sum_squares(const SumSquaresCall<T>& call, const Pool& pool);
 

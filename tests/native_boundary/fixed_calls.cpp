@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/native_boundary/call_frame.h"
+#include "tests/native_boundary/counted_memory.h"
 #include "tests/native_boundary/handlers.h"
 
 namespace nadam_xla::native_boundary {
@@ -103,6 +104,13 @@ std::vector<FixedCall> fixed_calls() {
       update([](Call&) {}, nullptr),
       rows([](Call&) {}, nullptr),
       sums([](Call&) {}, nullptr),
+      // It took 24 bytes for each entry of a batch, which may be small.
+      sums(
+          [](Call& call) {
+            call.operands = {zeros(call, kF32, {20000, 3})};
+            call.results = {zeros(call, kF32, {20000, 1})};
+          },
+          nullptr),
       // It read as far behind the gradients as the entry stands in its stacks.
       {Target::kUpdateEntry, entry_call(), nullptr},
       // XLA's words for these did not name the target.
@@ -170,7 +178,9 @@ int run_fixed_calls() {
   for (const FixedCall& fixed : fixed_calls()) {
     const int target = static_cast<int>(fixed.target);
     Pool pool(When::kAtOnce, 2);
+    const std::int64_t before = bytes_allocated();
     const auto error = run(kCpuHandlers[target], fixed.call, pool);
+    const std::int64_t allocated = bytes_allocated() - before;
     const std::string expected =
         fixed.refused_by == nullptr ? "" : std::string(kNames[target]) + ": " + fixed.refused_by;
     const bool is_right =
@@ -179,6 +189,11 @@ int run_fixed_calls() {
       ++wrong;
       std::printf("fixed call %d: expected '%s', got '%s'\n", number, expected.c_str(),
                   error ? error->c_str() : "no error");
+    }
+    if (allocated > most_bytes(fixed.call)) {
+      ++wrong;
+      std::printf("fixed call %d: it took %lld bytes of memory\n", number,
+                  static_cast<long long>(allocated));
     }
     ++number;
   }

@@ -1,4 +1,4 @@
-// Calls that were once taken wrongly, each with the words that refuse it now.
+// Calls that were once taken wrongly, each with the words that refuse it now; and right ones.
 #pragma once
 
 namespace nadam_xla::native_boundary {

@@ -59,11 +59,6 @@ struct Counts {
   std::int64_t taken[kTargets][2] = {}, refused[kTargets][2] = {};
 };
 
-// What a call may need beside its own buffers: something for each of them, and for its chunks.
-std::int64_t most_bytes(const Call& call) {
-  return 32768 + 1024 * static_cast<std::int64_t>(call.operands.size() + call.results.size());
-}
-
 void run_one(Random random, Counts& counts) {
   const auto target = static_cast<Target>(random.below(kTargets));
   const auto platform = random.once_in(3) ? Platform::kCuda : Platform::kCpu;

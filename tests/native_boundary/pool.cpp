@@ -1,5 +1,6 @@
 #include "tests/native_boundary/pool.h"
 
+#include <list>
 #include <utility>
 
 namespace nadam_xla::native_boundary {
@@ -7,7 +8,8 @@ namespace {
 
 constexpr int kThreads = 3;
 
-// Those that a pool never ran. They are run when the process ends, which frees what they own.
+// Those that a pool never ran. They are run when the process ends, which frees what they own. There
+// may be millions: a vector that grows for them would be taken for memory that the call took.
 class Abandoned {
  public:
   ~Abandoned() {
@@ -20,7 +22,7 @@ class Abandoned {
 
  private:
   std::mutex mutex_;
-  std::vector<Pool::Task> tasks_;
+  std::list<Pool::Task> tasks_;
 };
 
 Abandoned& abandoned() {
