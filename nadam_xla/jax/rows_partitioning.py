@@ -75,15 +75,13 @@ def _sharding_rule(
     """Each dimension of the table is one factor, in all tables; a column also in the gradients."""
     del mesh, results
     coefficients, _, like, *_ = operands
-    has_batch = coefficients.shape[0] != 1
-    batch = ["batch"] if has_batch else []
+    batch = ["batch"] if coefficients.shape[0] != 1 else []
     columns = [f"column{i}" for i in range(len(like.shape) - len(batch) - 1)]
     table = mapping(*batch, "row", *columns)
     grads = mapping(*batch, "touched", *columns)
-    of_coefficients = ["batch" if has_batch else "one", "only", "coefficient"]
     return SdyShardingRule(
         (
-            mapping(*of_coefficients),
+            mapping("batch", "only", "coefficient"),
             mapping(*batch, "touched"),
             *(grads if name == "grads" else table for name in streams.operands),
         ),
